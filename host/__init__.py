@@ -1,0 +1,1 @@
+"""PyTorch side: quantise, compile, devices, faults, retraining, protection, and the command line."""

@@ -1,0 +1,1 @@
+"""Gateware: the accelerator, its descriptor format, register map, data layouts and fault instrumentation."""

@@ -1,0 +1,109 @@
+"""The parameters of one build of the accelerator, and the hash that ties a build to the host's programs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+
+INTERFACE_VERSION = 1
+"""Raised whenever descriptors, registers, layouts or the step order change meaning."""
+
+
+class ConfigError(ValueError):
+    """A parameter of the accelerator is outside what the gateware can be built for."""
+
+
+def _power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Parameters of the accelerator.
+
+    Parameters
+    ----------
+    lanes : int
+        Output channels computed per cycle (power of two, 2 to 64).
+    vec : int
+        Input channels consumed per cycle (power of two, 4 to 16).
+    feature_bytes : int
+        Size of each of the two on-chip feature buffers A and B, bytes (power of two).
+    weight_bytes : int
+        Size of the on-chip weight ring, bytes (power of two).
+    port_bits : int
+        Width of the AXI4 memory port, bits (power of two, 32 to 512; between one feature word and one weight word).
+    pool_columns : int
+        Widest pooled row that the pooling line buffer holds, pixels.
+    saboteur : bool
+        Elaborate the fault instrumentation. A plain build has no trace of it.
+
+    Raises
+    ------
+    ConfigError
+        If a value cannot be built; the message names the parameter and the legal range.
+    """
+
+    lanes: int = 16
+    vec: int = 8
+    feature_bytes: int = 65536
+    weight_bytes: int = 65536
+    port_bits: int = 128
+    pool_columns: int = 64
+    saboteur: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted = bool if field.name == "saboteur" else int
+            if type(value) is not wanted:
+                raise ConfigError(f"{field.name} must be {wanted.__name__}, not {value!r}")
+        for name, low, high in (
+            ("lanes", 2, 64),
+            ("vec", 4, 16),
+            ("port_bits", 32, 512),
+            ("feature_bytes", 256, 1 << 24),
+            ("weight_bytes", 256, 1 << 24),
+        ):
+            value = getattr(self, name)
+            if not _power_of_two(value) or not low <= value <= high:
+                raise ConfigError(f"{name} must be a power of two from {low} to {high}, not {value}")
+        if not 1 <= self.pool_columns <= 4096:
+            raise ConfigError(f"pool_columns must be from 1 to 4096, not {self.pool_columns}")
+        widest = self.lanes * min(self.vec, 8)
+        if not self.vec <= self.port_bytes <= widest:
+            raise ConfigError(
+                f"port_bits must be from {8 * self.vec} (one feature word) to {8 * widest} "
+                f"for {self.lanes} lanes x vec {self.vec}, not {self.port_bits}"
+            )
+        if self.weight_words < 16:
+            raise ConfigError(
+                f"weight_bytes must hold at least 16 words of {self.lanes * self.vec} bytes, not {self.weight_bytes} bytes"
+            )
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes per beat of the memory port."""
+        return self.port_bits // 8
+
+    @property
+    def feature_words(self) -> int:
+        """Depth of each feature buffer, in words of VEC bytes."""
+        return self.feature_bytes // self.vec
+
+    @property
+    def weight_words(self) -> int:
+        """Depth of the weight ring, in words of LANES x VEC bytes."""
+        return self.weight_bytes // (self.lanes * self.vec)
+
+    @property
+    def channel_align(self) -> int:
+        """Output channels are computed in multiples of this many (zero weights fill the rest)."""
+        return max(self.lanes, self.vec)
+
+    @property
+    def hash(self) -> int:
+        """64-bit identity of the build, readable in the `config_hash` registers."""
+        text = json.dumps({"interface": INTERFACE_VERSION, **asdict(self)}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -1,0 +1,124 @@
+"""The descriptor: the 256-byte record in memory that tells the accelerator one job.
+
+Written once here; the sequencer's struct and the host's packer are both generated from `FIELDS`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from amaranth.lib import data
+
+DESCRIPTOR_BYTES = 256
+
+
+class Field(NamedTuple):
+    """One little-endian unsigned field of the descriptor."""
+
+    name: str
+    bits: int
+    meaning: str
+
+
+FIELDS = (
+    Field("flags", 32, "bit set of `Flag` values"),
+    # -- features in: memory -> on-chip source buffer, before computing (if LOAD)
+    Field("load_words", 32, "VEC-byte words per segment"),
+    Field("load_addr", 64, "byte address of the first segment; aligned to VEC"),
+    Field("load_stride", 32, "bytes from one segment to the next; multiple of VEC"),
+    Field("load_segments", 32, "number of segments (channel-group planes, or 1)"),
+    Field("load_base", 32, "first word written in the source buffer; segments are packed back to back"),
+    # -- features as the array reads them
+    Field("src_base", 32, "first word of image 0 in the source buffer"),
+    Field("src_plane", 32, "words from one channel group to the next (H*W)"),
+    Field("src_image", 32, "words from one image to the next"),
+    Field("in_h", 16, "input rows"),
+    Field("in_w", 16, "input columns"),
+    Field("out_h", 16, "convolution output rows"),
+    Field("out_w", 16, "convolution output columns"),
+    Field("kernel_h", 8, "taps down"),
+    Field("kernel_w", 8, "taps across"),
+    Field("stride_y", 8, "rows per output row"),
+    Field("stride_x", 8, "columns per output column"),
+    Field("pad_y", 8, "zero rows above"),
+    Field("pad_x", 8, "zero columns on the left"),
+    Field("groups_in", 16, "channel groups of VEC reduced over (z count)"),
+    Field("groups_out", 16, "channel groups of LANES computed"),
+    Field("images", 16, "images that share this job's weights"),
+    Field("steps", 32, "groups_in * kernel_h * kernel_w"),
+    # -- weights
+    Field("weight_addr", 64, "byte address of [M/LANES][C/VEC][KH][KW][LANES][VEC]; aligned to one weight word"),
+    Field("param_addr", 64, "byte address of [M/LANES][LANES] parameter records; aligned to one group's records"),
+    # -- pooling
+    Field("pool_kernel", 8, "window edge, 1 to 3"),
+    Field("pool_stride", 8, "window step, 1 to 3"),
+    Field("pool_pad", 8, "border of -infinity on every side, less than the kernel"),
+    Field("reserved0", 8, "zero"),
+    Field("pool_h", 16, "pooled rows (equals out_h without POOL)"),
+    Field("pool_w", 16, "pooled columns (equals out_w without POOL)"),
+    # -- results to the on-chip destination buffer (if STORE)
+    Field("dst_base", 32, "first word of image 0 in the destination buffer"),
+    Field("dst_plane", 32, "words from one channel group of VEC to the next"),
+    Field("dst_image", 32, "words from one image to the next"),
+    Field("dst_groups", 32, "channel groups of VEC that are stored; lanes beyond are dropped (buffer and memory)"),
+    # -- write-back of the convolution's output, before pooling (if WRITE_CONV)
+    Field("conv_addr", 64, "byte address of image 0; aligned to VEC"),
+    Field("conv_plane", 32, "bytes from one channel group of VEC to the next"),
+    Field("conv_image", 32, "bytes from one image to the next"),
+    # -- write-back of the job's final output, after pooling (if WRITE_POOL)
+    Field("pool_addr", 64, "byte address of image 0; aligned to VEC"),
+    Field("pool_plane", 32, "bytes from one channel group of VEC to the next"),
+    Field("pool_image", 32, "bytes from one image to the next"),
+)
+
+
+class Flag:
+    """Bits of the `flags` field."""
+
+    LOAD = 1 << 0
+    """Load features from memory into the source buffer before computing."""
+    FENCE = 1 << 1
+    """The load waits until every earlier job is complete and its writes are acknowledged. Without it, a load may
+    overlap the job directly before (never an older one)."""
+    SRC_B = 1 << 2
+    """Read features from buffer B (else A)."""
+    DST_B = 1 << 3
+    """Store results in buffer B (else A)."""
+    STORE = 1 << 4
+    """Store the final output on chip."""
+    RELU = 1 << 5
+    """Clamp below at zero after requantisation."""
+    POOL = 1 << 6
+    """Max-pool after requantisation."""
+    WRITE_CONV = 1 << 7
+    """Write the convolution's output (requantised, after ReLU, before pooling) to memory."""
+    WRITE_POOL = 1 << 8
+    """Write the job's final output to memory."""
+
+
+def _numpy_dtype() -> np.dtype:
+    names = [field.name for field in FIELDS]
+    formats = [f"<u{field.bits // 8}" for field in FIELDS]
+    packed = np.dtype({"names": names, "formats": formats, "offsets": list(_offsets()), "itemsize": DESCRIPTOR_BYTES})
+    return packed
+
+
+def _offsets() -> list[int]:
+    offsets, at = [], 0
+    for field in FIELDS:
+        offsets.append(at)
+        at += field.bits // 8
+    if at > DESCRIPTOR_BYTES:
+        raise AssertionError(f"descriptor fields take {at} bytes, more than {DESCRIPTOR_BYTES}")
+    return offsets
+
+
+DTYPE = _numpy_dtype()
+"""numpy structured dtype of one descriptor: what the host packs."""
+
+USED_BYTES = sum(field.bits for field in FIELDS) // 8
+"""Bytes of the descriptor that carry fields; the rest is zero."""
+
+LAYOUT = data.StructLayout({field.name: field.bits for field in FIELDS})
+"""Amaranth layout of the used part of one descriptor: what the sequencer reads."""

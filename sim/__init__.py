@@ -1,0 +1,1 @@
+"""The RTL under cocotb and Verilator: build, memory model, server process, test benches."""
