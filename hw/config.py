@@ -38,6 +38,9 @@ class Config:
         Widest pooled row that the pooling line buffer holds, pixels.
     saboteur : bool
         Elaborate the fault instrumentation. A plain build has no trace of it.
+    probe : bool
+        Add the `probe_*` debug outputs (operands, accumulators, requantised and pooled results, each with a valid) to
+        the top level, for diagnosis in simulation. Does not change behaviour, and is not part of `hash`.
 
     Raises
     ------
@@ -52,11 +55,12 @@ class Config:
     port_bits: int = 128
     pool_columns: int = 64
     saboteur: bool = False
+    probe: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            wanted = bool if field.name == "saboteur" else int
+            wanted = bool if field.name in ("saboteur", "probe") else int
             if type(value) is not wanted:
                 raise ConfigError(f"{field.name} must be {wanted.__name__}, not {value!r}")
         for name, low, high in (
@@ -105,5 +109,6 @@ class Config:
     @property
     def hash(self) -> int:
         """64-bit identity of the build, readable in the `config_hash` registers."""
-        text = json.dumps({"interface": INTERFACE_VERSION, **asdict(self)}, sort_keys=True)
+        functional = {name: value for name, value in asdict(self).items() if name != "probe"}
+        text = json.dumps({"interface": INTERFACE_VERSION, **functional}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
