@@ -1,0 +1,51 @@
+# Redline's tasks. Each sets up what it needs by itself; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv/bin
+STAMP := .venv/.redline-ready
+# Two threads on two busy cores are slower than one; parallelism comes from processes.
+export OMP_NUM_THREADS := 1
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help setup demo test sim lint format regress bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@echo 'ARGS="..." passes options on, e.g. make demo ARGS="--seed 2" or make test ARGS="-k gradient".'
+
+setup: $(STAMP) ## install system packages (where allowed), the virtual environment and pinned Python packages
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup
+	@touch $@
+
+demo: $(STAMP) ## damage LeNet-5 on a faulty accelerator (its RTL) and retrain it there
+	@$(VENV)/redline demo $(ARGS)
+
+test: $(STAMP) ## the fast tests
+	$(VENV)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+
+sim: $(STAMP) ## the RTL benches (WAVES=1 leaves an FST of what failed)
+	$(VENV)/python -m pytest tests/sim -n $(WORKERS) --dist loadfile $(ARGS)
+
+regress: $(STAMP) ## the slow and statistical tests
+	$(VENV)/python -m pytest -m slow -n $(WORKERS) --dist load $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+format: $(STAMP) ## rewrite the sources in the project's format
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+bench: $(STAMP) ## speed of the co-simulation, as one JSON object
+	@$(VENV)/redline bench cosim --json $(ARGS)
+
+clean: ## remove everything made here, the virtual environment included (runs/ and data/ stay)
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis sim_build results.xml
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
