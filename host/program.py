@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from host import fold, quantisation
+from host.checked import read_checked, tensors_digest
 from host.files import write_atomic
 from host.layers import INPUT, Fold, Layer, Placement, Pool
 from host.limits import check_layer
@@ -193,7 +192,7 @@ class Program:
     @property
     def digest(self) -> str:
         """SHA-256 over structure and weights, hexadecimal: equal for equal Programs."""
-        return _digest(self._structure(), self._tensors())
+        return tensors_digest(self._structure(), self._tensors())
 
     def _structure(self) -> str:
         content = {
@@ -231,7 +230,7 @@ class Program:
         ProgramError
             If the file is missing, damaged, truncated, or of another kind or version.
         """
-        metadata, tensors = read_checked(Path(path), FORMAT, FORMAT_VERSION, "program", "compile and save the network again")
+        metadata, tensors = read_checked(Path(path), FORMAT, FORMAT_VERSION, "program", "compile and save the network again", ProgramError)
         try:
             content = json.loads(metadata["program"])
             layers = tuple(_layer(entry) for entry in content["layers"])
@@ -283,34 +282,3 @@ def _layer(entry: dict[str, Any]) -> Layer:
         entry[key] = tuple(entry[key])
     return Layer(**entry, pool=pool and Pool(**pool), fold=folded and Fold(**folded))
 
-
-def _digest(structure: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    sha = hashlib.sha256(structure.encode())
-    for name in sorted(tensors):
-        sha.update(name.encode())
-        sha.update(tensors[name].tobytes())
-    return sha.hexdigest()
-
-
-def read_checked(
-    path: Path, kind: str, version: int, structure: str, remedy: str
-) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Read a safetensors file of ours and check kind, version and checksum; `ProgramError` says what is wrong with it.
-
-    `structure` names the metadata entry that the checksum covers beside the tensors.
-    """
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError as error:
-        raise ProgramError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ProgramError(f"{path}: damaged or truncated ({error}); {remedy}") from error
-    if metadata.get("format") != kind:
-        raise ProgramError(f"{path}: not a {kind} file")
-    if metadata.get("version") != str(version):
-        raise ProgramError(f"{path}: version {metadata.get('version')}, this Redline reads {version}; {remedy}")
-    if metadata.get("sha256") != _digest(metadata.get(structure, ""), tensors):
-        raise ProgramError(f"{path}: damaged, its checksum does not match; {remedy}")
-    return metadata, tensors
