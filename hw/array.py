@@ -1,0 +1,145 @@
+"""The MAC array: LANES lanes that share one feature word, and a requantiser behind each."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import Config
+from hw.lane import ACCUMULATOR_BITS, Lane, sum_delay
+from hw.requantise import Requantise
+
+
+def group_params(config: Config) -> data.ArrayLayout:
+    """Layout of one output group's parameters: bias and shift of each lane."""
+    return data.ArrayLayout(data.StructLayout({"bias": signed(ACCUMULATOR_BITS), "shift": 5}), config.lanes)
+
+
+STEP_FLAGS = data.StructLayout(
+    {
+        "first": 1,  # first step of an output
+        "last": 1,  # last step of an output
+        "group": 1,  # first step of an output group: take its parameters
+        "padding": 1,  # the tap lies outside the input: its features are zero
+        "flip": 1,  # a fault hits the accumulators after this step
+    }
+)
+"""What travels with a step through the pipeline."""
+
+
+class MacArray(wiring.Component):
+    """Executes steps; delivers LANES requantised outputs after each output's last step.
+
+    There is no back-pressure inside: the stepper issues only what the output queue has room for.
+
+    Attributes
+    ----------
+    delay : int
+        Cycles from a step's operands at the ports to its requantised output (for a last step).
+
+    Members
+    -------
+    valid : In(1), flags : In(STEP_FLAGS)
+        A step; its operands are at `features`, `weights` in the same cycle.
+    features : In(8*VEC), weights : In(8*LANES*VEC)
+    relu : In(1)
+        Constant within a job.
+    params : In(group_params), params_taken : Out(1)
+        Parameters of the next output group, and the cycle in which they are taken.
+    output_valid : Out(1), output : Out(8*LANES)
+    flips : In(32*LANES), flips_taken : Out(1), with `saboteur`
+        Masks of the next step flagged `flip`.
+    probe_* : Out, with `probe`
+        See docs/architecture.md.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._sum_delay = 1 + sum_delay(config.vec)  # operand register, then the lane
+        self.delay = self._sum_delay + 1 + Requantise.delay
+        members = {
+            "valid": In(1),
+            "flags": In(STEP_FLAGS),
+            "features": In(8 * config.vec),
+            "weights": In(8 * config.lanes * config.vec),
+            "relu": In(1),
+            "params": In(group_params(config)),
+            "params_taken": Out(1),
+            "output_valid": Out(1),
+            "output": Out(8 * config.lanes),
+        }
+        if config.saboteur:
+            members |= {"flips": In(ACCUMULATOR_BITS * config.lanes), "flips_taken": Out(1)}
+        if config.probe:
+            members |= {
+                "probe_step_valid": Out(1),
+                "probe_step_features": Out(8 * config.vec),
+                "probe_step_weights": Out(8 * config.lanes * config.vec),
+                "probe_acc_valid": Out(1),
+                "probe_acc": Out(ACCUMULATOR_BITS * config.lanes),
+            }
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+
+        # Operand registers: padding is zeroed here.
+        features = Signal(8 * config.vec, reset_less=True)
+        weights = Signal(8 * config.lanes * config.vec, reset_less=True)
+        m.d.sync += [features.eq(Mux(self.flags.padding, 0, self.features)), weights.eq(self.weights)]
+
+        # The step's flags, delayed to meet its sum; [0] is aligned with the operand registers.
+        valid = Signal(self._sum_delay)
+        flags = [Signal(STEP_FLAGS, name=f"flags_{i}", reset_less=True) for i in range(self._sum_delay)]
+        m.d.sync += valid.eq(Cat(self.valid, valid))
+        m.d.sync += flags[0].eq(self.flags)
+        m.d.sync += [later.eq(earlier) for earlier, later in zip(flags, flags[1:], strict=False)]
+
+        # Parameters are taken one cycle before the sum, so that they come from registers beside the accumulators.
+        params = Signal(group_params(config), reset_less=True)
+        m.d.comb += self.params_taken.eq(valid[-2] & flags[-2].group)
+        with m.If(self.params_taken):
+            m.d.sync += params.eq(self.params)
+
+        accumulate, at_sum = valid[-1], flags[-1]
+        output_valid = Signal(1 + Requantise.delay)
+        m.d.sync += output_valid.eq(Cat(accumulate & at_sum.last, output_valid))
+        m.d.comb += self.output_valid.eq(output_valid[-1])
+        if config.saboteur:
+            m.d.comb += self.flips_taken.eq(accumulate & at_sum.flip)
+
+        for index in range(config.lanes):
+            lane = Lane(config.vec, saboteur=config.saboteur)
+            requantise = Requantise()
+            m.submodules[f"lane_{index}"] = lane
+            m.submodules[f"requantise_{index}"] = requantise
+            shift = Signal(5, name=f"shift_{index}", reset_less=True)
+            with m.If(accumulate):
+                m.d.sync += shift.eq(params[index].shift)
+            m.d.comb += [
+                lane.features.eq(features),
+                lane.weights.eq(weights.word_select(index, 8 * config.vec)),
+                lane.bias.eq(params[index].bias),
+                lane.accumulate.eq(accumulate),
+                lane.first.eq(at_sum.first),
+                requantise.accumulator.eq(lane.accumulator),
+                requantise.shift.eq(shift),
+                requantise.valid.eq(output_valid),
+                requantise.relu.eq(self.relu),
+                self.output.word_select(index, 8).eq(requantise.result),
+            ]
+            if config.saboteur:
+                mask = self.flips.word_select(index, ACCUMULATOR_BITS)
+                m.d.comb += lane.flip.eq(Mux(self.flips_taken, mask, Const(0)))
+            if config.probe:
+                m.d.comb += self.probe_acc.word_select(index, ACCUMULATOR_BITS).eq(lane.accumulator)
+        if config.probe:
+            m.d.sync += self.probe_acc_valid.eq(accumulate)
+            m.d.comb += [
+                self.probe_step_valid.eq(valid[0]),
+                self.probe_step_features.eq(features),
+                self.probe_step_weights.eq(weights),
+            ]
+        return m

@@ -1,0 +1,143 @@
+"""The sequencer: fetches descriptors, and runs jobs one after the other while the next one's data loads."""
+
+from __future__ import annotations
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw import axi, descriptor
+from hw.config import Config
+
+
+class Sequencer(wiring.Component):
+    """A three-stage pipeline of descriptors: fetched, loading, computing.
+
+    Members
+    -------
+    start : In(1), addr : In(64), jobs : In(32)
+        Begin a launch.
+    done : Out(1)
+        One cycle: every job has computed, and every write is acknowledged.
+    port : Out(ReadPort)
+    weights, params : Out(streams of descriptor.LAYOUT)
+        The loading job, to the weight and parameter loaders.
+    loading : Out(descriptor.LAYOUT), load : Out(1), load_done : In(1)
+        The loading job, and the feature loader's start and done.
+    job : Out(descriptor.LAYOUT), compute : Out(1), compute_done : In(1)
+        The computing job; start of its stages; all of them are done.
+    job_index : Out(32)
+    writes_done : In(1)
+        No write is under way.
+    clear : Out(1)
+        Start of a launch.
+    waiting : Out(1)
+        Between jobs, for want of a descriptor or features from memory.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "addr": In(64),
+                "jobs": In(32),
+                "done": Out(1),
+                "port": Out(axi.ReadPort(config)),
+                "weights": Out(stream.Signature(descriptor.LAYOUT)),
+                "params": Out(stream.Signature(descriptor.LAYOUT)),
+                "loading": Out(descriptor.LAYOUT),
+                "load": Out(1),
+                "load_done": In(1),
+                "job": Out(descriptor.LAYOUT),
+                "compute": Out(1),
+                "compute_done": In(1),
+                "job_index": Out(32),
+                "writes_done": In(1),
+                "clear": Out(1),
+                "waiting": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        active = Signal()
+        loading_valid, job_valid = Signal(), Signal()
+
+        # Fetch. Beats shift in from the top, so that after the last one the first is at the bottom.
+        beats = -(-descriptor.USED_BYTES // config.port_bytes)
+        m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9)
+        fetched = Signal(beats * config.port_bits, reset_less=True)
+        arrived = Signal(range(beats + 1))
+        fetch_addr, to_fetch = Signal(64, reset_less=True), Signal(32)
+        fetching, fetched_valid, fetched_taken = Signal(), Signal(), Signal()
+        m.d.comb += [
+            reader.room.eq(C(1, 1).replicate(9)),
+            reader.start.valid.eq((to_fetch != 0) & ~fetching),
+            reader.start.payload.addr.eq(fetch_addr),
+            reader.start.payload.beats.eq(beats),
+            self.port.data.ready.eq(1),
+            fetched_valid.eq(arrived == beats),
+        ]
+        connect(m, reader.request, flipped(self.port.request))
+        with m.If(reader.start.valid & reader.start.ready):
+            m.d.sync += [
+                fetching.eq(1),
+                to_fetch.eq(to_fetch - 1),
+                fetch_addr.eq(fetch_addr + descriptor.DESCRIPTOR_BYTES),
+            ]
+        with m.If(self.port.data.valid):
+            m.d.sync += [
+                fetched.eq(Cat(fetched, self.port.data.payload.data)[config.port_bits :]),
+                arrived.eq(arrived + 1),
+            ]
+        with m.If(fetched_taken):
+            m.d.sync += [fetching.eq(0), arrived.eq(0)]
+
+        # Loading: features at once or, with FENCE, when nothing before is under way; weights and parameters ahead.
+        loading, job = self.loading, self.job
+        flag = descriptor.Flag
+        load_started, weights_given, params_given = Signal(), Signal(), Signal()
+        quiet = Signal()
+        m.d.comb += [
+            quiet.eq(~job_valid & self.writes_done),
+            self.load.eq(loading_valid & ~load_started & (~(loading.flags & flag.FENCE).any() | quiet)),
+            self.weights.payload.eq(loading),
+            self.params.payload.eq(loading),
+            self.weights.valid.eq(loading_valid & ~weights_given),
+            self.params.valid.eq(loading_valid & ~params_given),
+        ]
+        load_wanted = Signal()
+        m.d.comb += load_wanted.eq((loading.flags & flag.LOAD).any())
+        with m.If(self.load):
+            m.d.sync += load_started.eq(1)
+        with m.If(self.weights.ready & self.weights.valid):
+            m.d.sync += weights_given.eq(1)
+        with m.If(self.params.ready & self.params.valid):
+            m.d.sync += params_given.eq(1)
+
+        # Computing.
+        advance, settled, loaded = Signal(), Signal(2), Signal()
+        m.d.comb += [
+            loaded.eq(load_started & self.load_done & weights_given & params_given),
+            advance.eq(loading_valid & loaded & ~job_valid),
+            self.compute.eq(job_valid & (settled == 1)),
+        ]
+        m.d.sync += settled.eq(Mux(settled == 3, 3, settled + 1))
+        with m.If(job_valid & (settled == 3) & self.compute_done):
+            m.d.sync += [job_valid.eq(0), self.job_index.eq(self.job_index + 1)]
+        with m.If(advance):
+            m.d.sync += [job.eq(loading), job_valid.eq(1), loading_valid.eq(0), settled.eq(0)]
+        m.d.comb += fetched_taken.eq(fetched_valid & ~loading_valid)
+        with m.If(fetched_taken):
+            m.d.sync += [loading.eq(fetched[: loading.as_value().shape().width]), loading_valid.eq(1)]
+            m.d.sync += [load_started.eq(0), weights_given.eq(0), params_given.eq(0)]
+
+        with m.If(active & (self.job_index == self.jobs) & self.writes_done):
+            m.d.comb += self.done.eq(1)
+            m.d.sync += active.eq(0)
+        m.d.comb += [self.clear.eq(self.start), self.waiting.eq(active & ~job_valid & ~self.done)]
+        with m.If(self.start):
+            m.d.sync += [active.eq(1), fetch_addr.eq(self.addr), to_fetch.eq(self.jobs), self.job_index.eq(0)]
+        return m

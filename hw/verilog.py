@@ -1,0 +1,143 @@
+"""The accelerator as Verilog: module `redline` with the flat port names that tools expect."""
+
+from __future__ import annotations
+
+import warnings
+
+from amaranth.back import verilog
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.utils import exact_log2
+
+from hw.accelerator import Accelerator, probes
+from hw.axi import ADDRESS_BITS
+from hw.config import Config
+from hw.control import ADDRESS as CONTROL_ADDRESS
+
+TOP = "redline"
+
+
+class Kernel(Elaboratable):
+    """Flat ports around an Accelerator: `ap_clk`, `ap_rst_n`, `interrupt`, `s_axi_control_*`, `m_axi_gmem_*`.
+
+    Attributes
+    ----------
+    ports : dict of str to Signal
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        widths = {
+            "ap_clk": 1,
+            "ap_rst_n": 1,
+            "interrupt": 1,
+            **{f"s_axi_control_{name}": bits for name, bits in _control_ports().items()},
+            **{f"m_axi_gmem_{name}": bits for name, bits in _memory_ports(config).items()},
+            **(probes(config) if config.probe else {}),
+        }
+        self.ports = {name: Signal(bits, name=name) for name, bits in widths.items()}
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        p = self.ports
+        m.submodules.accelerator = accelerator = Accelerator(self._config)
+        m.domains.sync = domain = ClockDomain()
+        m.d.comb += [
+            domain.clk.eq(p["ap_clk"]),
+            domain.rst.eq(~p["ap_rst_n"]),
+            p["interrupt"].eq(accelerator.interrupt),
+        ]
+        for prefix, channels, fields in (
+            (
+                "s_axi_control_",
+                {name: getattr(accelerator.control, name) for name in ("aw", "w", "b", "ar", "r")},
+                {"aw": ("addr",), "w": ("data", "strb"), "b": ("resp",), "ar": ("addr",), "r": ("data", "resp")},
+            ),
+            (
+                "m_axi_gmem_",
+                {name: getattr(accelerator, name) for name in ("aw", "w", "ar", "r")},
+                {
+                    "aw": ("addr", "len"),
+                    "w": ("data", "strb", "last"),
+                    "ar": ("addr", "len"),
+                    "r": ("data", "last"),
+                },
+            ),
+        ):
+            for name, channel in channels.items():
+                driven = (prefix, name) in _FROM_OUTSIDE
+                valid, ready = p[f"{prefix}{name}valid"], p[f"{prefix}{name}ready"]
+                m.d.comb += (
+                    [channel.valid.eq(valid), ready.eq(channel.ready)]
+                    if driven
+                    else [
+                        valid.eq(channel.valid),
+                        channel.ready.eq(ready),
+                    ]
+                )
+                for field in fields[name]:
+                    port = p[f"{prefix}{name}{field}"]
+                    inner = channel.payload if len(fields[name]) == 1 else channel.payload[field]
+                    m.d.comb += inner.eq(port) if driven else port.eq(inner)
+        for channel in ("aw", "ar"):
+            m.d.comb += [
+                p[f"m_axi_gmem_{channel}size"].eq(exact_log2(self._config.port_bytes)),
+                p[f"m_axi_gmem_{channel}burst"].eq(0b01),  # INCR
+            ]
+        m.d.comb += [p["m_axi_gmem_bready"].eq(1), accelerator.b.eq(p["m_axi_gmem_bvalid"])]
+        if self._config.probe:
+            m.d.comb += [p[name].eq(getattr(accelerator, name)) for name in probes(self._config)]
+        return m
+
+
+_FROM_OUTSIDE = {("s_axi_control_", "aw"), ("s_axi_control_", "w"), ("s_axi_control_", "ar"), ("m_axi_gmem_", "r")}
+
+
+def _control_ports() -> dict[str, int]:
+    return {
+        "awvalid": 1,
+        "awready": 1,
+        "awaddr": CONTROL_ADDRESS,
+        "wvalid": 1,
+        "wready": 1,
+        "wdata": 32,
+        "wstrb": 4,
+        "bvalid": 1,
+        "bready": 1,
+        "bresp": 2,
+        "arvalid": 1,
+        "arready": 1,
+        "araddr": CONTROL_ADDRESS,
+        "rvalid": 1,
+        "rready": 1,
+        "rdata": 32,
+        "rresp": 2,
+    }
+
+
+def _memory_ports(config: Config) -> dict[str, int]:
+    burst = {"valid": 1, "ready": 1, "addr": ADDRESS_BITS, "len": 8, "size": 3, "burst": 2}
+    return {
+        **{f"aw{name}": bits for name, bits in burst.items()},
+        "wvalid": 1,
+        "wready": 1,
+        "wdata": config.port_bits,
+        "wstrb": config.port_bytes,
+        "wlast": 1,
+        "bvalid": 1,
+        "bready": 1,
+        "bresp": 2,
+        **{f"ar{name}": bits for name, bits in burst.items()},
+        "rvalid": 1,
+        "rready": 1,
+        "rdata": config.port_bits,
+        "rlast": 1,
+        "rresp": 2,
+    }
+
+
+def generate(config: Config) -> str:
+    """Verilog text of module `redline` for `config`."""
+    kernel = Kernel(config)
+    with warnings.catch_warnings():
+        # Amaranth warns of long strings of `Mux` it lowers; nothing of it concerns the caller.
+        return str(verilog.convert(kernel, name=TOP, ports=list(kernel.ports.values()), strip_internal_attrs=True))

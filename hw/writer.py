@@ -1,0 +1,160 @@
+"""Stores the job's final output in an on-chip feature buffer, as the next job will read it."""
+
+from __future__ import annotations
+
+from amaranth.hdl import C, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw import descriptor
+from hw.buffers import feature_write
+from hw.config import Config
+
+
+class Store(wiring.Component):
+    """Splits each output of LANES channels into feature words and addresses them; drops groups beyond `dst_groups`.
+
+    Members
+    -------
+    start : In(1), job : In(descriptor.LAYOUT)
+        Begin a job; `job` stays constant until the job's outputs have all been taken.
+    input : In(stream of 8*LANES)
+        Final outputs in the order output group, image, row, column.
+    write : Out(stream of feature_write)
+        Always accepted.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "job": In(descriptor.LAYOUT),
+                "input": In(stream.Signature(8 * config.lanes)),
+                "write": Out(stream.Signature(feature_write(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, job = self._config, self.job
+        place = OutputPlace(config)
+        m.submodules.place = place
+        address = range(config.feature_words)
+        m.d.comb += [
+            place.start.eq(self.start),
+            place.width.eq(job.pool_w),
+            place.height.eq(job.pool_h),
+            place.images.eq(job.images),
+            place.base.eq(job.dst_base),
+            place.plane.eq(job.dst_plane),
+            place.image.eq(job.dst_image),
+            place.pixel.eq(1),
+        ]
+        parts = max(1, config.lanes // config.vec)
+        part = Signal(range(parts))
+        word = Signal(address, reset_less=True)  # address of the current part, from the second on
+        storing = (job.flags & descriptor.Flag.STORE).any()
+
+        here = Signal(address)
+        m.d.comb += here.eq(place.addr)
+        if parts > 1:
+            with m.If(part != 0):
+                m.d.comb += here.eq(word)
+        m.d.comb += [
+            self.write.valid.eq(self.input.valid & storing & (place.group + part < job.dst_groups)),
+            self.write.payload.addr.eq(here),
+            self.input.ready.eq(part == parts - 1),
+            place.advance.eq(self.input.valid & self.input.ready),
+        ]
+        if config.lanes >= config.vec:
+            m.d.comb += [
+                self.write.payload.data.eq(self.input.payload.word_select(part, 8 * config.vec)),
+                self.write.payload.enable.eq(C(1, 1).replicate(config.vec)),
+            ]
+        else:
+            copies = config.vec // config.lanes
+            m.d.comb += [
+                self.write.payload.data.eq(self.input.payload.replicate(copies)),
+                self.write.payload.enable.eq(((1 << config.lanes) - 1) << (place.sub * config.lanes)),
+            ]
+        if parts > 1:
+            with m.If(self.input.valid):
+                m.d.sync += [part.eq(part + 1), word.eq(here + job.dst_plane)]
+        return m
+
+
+class OutputPlace(wiring.Component):
+    """Where the current output goes: its address, kept incrementally over output group, image, row, column.
+
+    Addresses are in whatever unit `base`, `plane`, `image` and `pixel` are given in (words or bytes).
+
+    Members
+    -------
+    start : In(1)
+        Go to the first output. The extents stay constant until the last.
+    advance : In(1)
+        Go to the next output.
+    width, height, images : In(16)
+    base : In(64), plane, image : In(32), pixel : In(8)
+        Address of the first output; distances between channel groups of VEC, images, and pixels.
+    addr : Out(64)
+        Address of the current output's first (or only) channel group.
+    group : Out
+        Index of that channel group of VEC.
+    sub : Out
+        If LANES < VEC: which part of the group the output is.
+    last_of_plane : Out(1)
+        The current output is the last of its (output group, image).
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._subs = max(1, config.vec // config.lanes)
+        super().__init__(
+            {
+                "start": In(1),
+                "advance": In(1),
+                "width": In(16),
+                "height": In(16),
+                "images": In(16),
+                "base": In(64),
+                "plane": In(32),
+                "image": In(32),
+                "pixel": In(8),
+                "addr": Out(64),
+                "group": Out(16),
+                "sub": Out(range(self._subs)),
+                "last_of_plane": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        parts = max(1, config.lanes // config.vec)
+        x, y, image = Signal(16, reset_less=True), Signal(16, reset_less=True), Signal(16, reset_less=True)
+        group_base, image_base = Signal(64, reset_less=True), Signal(64, reset_less=True)
+        next_image, next_group = Signal(64), Signal(64)
+        m.d.comb += [
+            next_image.eq(image_base + self.image),
+            next_group.eq(group_base + self.plane * parts),
+            self.last_of_plane.eq((x == self.width - 1) & (y == self.height - 1)),
+        ]
+        with m.If(self.advance):
+            m.d.sync += [x.eq(x + 1), self.addr.eq(self.addr + self.pixel)]
+            with m.If(x == self.width - 1):
+                m.d.sync += [x.eq(0), y.eq(y + 1)]
+            with m.If(self.last_of_plane):
+                m.d.sync += [y.eq(0), image.eq(image + 1), image_base.eq(next_image), self.addr.eq(next_image)]
+                with m.If(image == self.images - 1):
+                    m.d.sync += image.eq(0)
+                    with m.If(self.sub == self._subs - 1):
+                        m.d.sync += [self.sub.eq(0), self.group.eq(self.group + parts)]
+                        m.d.sync += [group_base.eq(next_group), image_base.eq(next_group), self.addr.eq(next_group)]
+                    with m.Else():
+                        m.d.sync += [self.sub.eq(self.sub + 1), image_base.eq(group_base), self.addr.eq(group_base)]
+        with m.If(self.start):
+            m.d.sync += [x.eq(0), y.eq(0), image.eq(0), self.group.eq(0), self.sub.eq(0)]
+            m.d.sync += [self.addr.eq(self.base), group_base.eq(self.base), image_base.eq(self.base)]
+        return m
