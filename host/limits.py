@@ -28,7 +28,7 @@ class CompileError(ValueError):
         self.layer, self.reason, self.remedy, self.where = layer, reason, remedy, where
 
 
-CPU_REMEDY = "run it on the CPU (fallback=\"cpu\", or protect it)"
+CPU_REMEDY = 'run it on the CPU (fallback="cpu", or protect it)'
 
 
 def is_fully_connected(layer: Layer) -> bool:
@@ -56,11 +56,15 @@ def check_arithmetic(layer: Layer) -> None:
         raise CompileError(layer.name, f"a size is not positive in {layer}", "correct the layer")
     if len(layer.weight_frac) != layer.out_channels:
         raise CompileError(
-            layer.name, f"{len(layer.weight_frac)} weight fractions for {layer.out_channels} channels", "give one a channel"
+            layer.name,
+            f"{len(layer.weight_frac)} weight fractions for {layer.out_channels} channels",
+            "give one a channel",
         )
     if kh > h + 2 * py or kw > w + 2 * px:
         raise CompileError(
-            layer.name, f"kernel {kh}x{kw} is larger than its padded input {h + 2 * py}x{w + 2 * px}", "use larger images"
+            layer.name,
+            f"kernel {kh}x{kw} is larger than its padded input {h + 2 * py}x{w + 2 * px}",
+            "use larger images",
         )
     low, high = min(layer.shift), max(layer.shift)
     if low < 0 or high > params.MAX_SHIFT:

@@ -198,7 +198,9 @@ class FaultPlan:
     @staticmethod
     def load(path: str | Path) -> FaultPlan:
         """Read a plan back; `PlanError` if the file is missing, damaged or of another kind."""
-        metadata, tensors = read_checked(Path(path), FORMAT, FORMAT_VERSION, "layers", "draw and save the plan again", PlanError)
+        metadata, tensors = read_checked(
+            Path(path), FORMAT, FORMAT_VERSION, "layers", "draw and save the plan again", PlanError
+        )
         columns: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
         return FaultPlan.of(metadata["layers"].split("\n"), *columns.values())
 

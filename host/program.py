@@ -66,7 +66,9 @@ class Program:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise ProgramError("a Program needs at least one layer: compile a network with a convolution or linear layer")
+            raise ProgramError(
+                "a Program needs at least one layer: compile a network with a convolution or linear layer"
+            )
         previous, shape, frac = INPUT, self.input_shape, self.input_frac
         for layer in self.layers:
             check_layer(layer, self.config)
@@ -230,7 +232,9 @@ class Program:
         ProgramError
             If the file is missing, damaged, truncated, or of another kind or version.
         """
-        metadata, tensors = read_checked(Path(path), FORMAT, FORMAT_VERSION, "program", "compile and save the network again", ProgramError)
+        metadata, tensors = read_checked(
+            Path(path), FORMAT, FORMAT_VERSION, "program", "compile and save the network again", ProgramError
+        )
         try:
             content = json.loads(metadata["program"])
             layers = tuple(_layer(entry) for entry in content["layers"])
@@ -281,4 +285,3 @@ def _layer(entry: dict[str, Any]) -> Layer:
     for key in ("in_shape", "kernel", "stride", "padding", "weight_frac"):
         entry[key] = tuple(entry[key])
     return Layer(**entry, pool=pool and Pool(**pool), fold=folded and Fold(**folded))
-

@@ -219,7 +219,13 @@ class _Walk:
 
     def pool(self, node: fx.Node, module: nn.MaxPool2d) -> None:
         self.max_pool(
-            node, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, module.return_indices
+            node,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.ceil_mode,
+            module.return_indices,
         )
 
     def pool_function(self, node: fx.Node) -> None:
