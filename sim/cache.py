@@ -49,7 +49,7 @@ def explain(error: OSError, directory: Path) -> BuildError:
 @contextmanager
 def _one_builder(directory: Path) -> Iterator[None]:
     """Hold the cache's only lock; builds saturate the machine, so there is nothing to win by running two."""
-    with open(directory / "lock", "w") as lock:
+    with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -23,7 +23,7 @@ from hw.registers import AP_DONE, AP_START, OFFSET
 from sim import control
 from sim.build import Model
 from sim.control import ControlPage
-from sim.memory import DeviceMemory, Timing
+from sim.memory import DEFAULT_TIMING, DeviceMemory, Timing
 from sim.probe import Trace, read_trace
 
 LOG_TAIL_BYTES = 4000
@@ -120,7 +120,7 @@ class Simulator:
         model: Model,
         memory: DeviceMemory,
         *,
-        timing: Timing = Timing(),
+        timing: Timing = DEFAULT_TIMING,
         waves: Path | None = None,
         hang_s: float = 10.0,
         start_s: float = 60.0,

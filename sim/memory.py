@@ -103,3 +103,6 @@ class Timing:
             raise ValueError(f"latency must be from 1 to {(1 << 20) - 1} cycles, not {self.latency}")
         if self.bytes_per_cycle is not None and not 1 / 256 <= self.bytes_per_cycle <= 4096:
             raise ValueError(f"bytes_per_cycle must be from 1/256 to 4096, not {self.bytes_per_cycle}")
+
+
+DEFAULT_TIMING = Timing()

@@ -1,0 +1,72 @@
+"""The simulator is built once for each content, and a failed build says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hw.config import Config
+from sim.build import build, verilog_for
+from sim.cache import BuildError
+from sim.tools import Tool, Toolchain, find_toolchain
+from tests.sim.fixtures.toy import toy_verilog
+
+
+def with_fake_verilator(folder: Path, script: str) -> Toolchain:
+    """The real tools, with a shell script for Verilator."""
+    program = folder / "verilator"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return replace(find_toolchain(), verilator=Tool(program, "Verilator 5.040"))
+
+
+def test_an_unchanged_design_is_converted_once(tmp_path: Path) -> None:
+    calls = []
+
+    def generate(config: Config) -> str:
+        calls.append(config)
+        return "module redline; endmodule"
+
+    for _ in range(2):
+        assert verilog_for(Config(), generate=generate, cache=tmp_path) == "module redline; endmodule"
+    verilog_for(Config(lanes=8), generate=generate, cache=tmp_path)
+    assert [config.lanes for config in calls] == [16, 8]
+
+
+def test_an_unchanged_model_is_built_once() -> None:
+    first, second = (build(Config(), verilog=toy_verilog(Config())) for _ in range(2))
+    assert first == second
+    assert first.executable.exists()
+
+
+def test_each_variant_has_its_own_entry() -> None:
+    text = toy_verilog(Config())
+    models = [build(Config(), verilog=text, variant=variant) for variant in ("cosim", "raw", "waves")]
+    assert len({model.executable for model in models}) == 3
+
+
+def test_a_design_without_a_port_is_refused(tmp_path: Path) -> None:
+    text = toy_verilog(Config()).replace("m_axi_gmem_rlast", "m_axi_gmem_rend")
+    with pytest.raises(BuildError, match=r"(?s)lacks a port of the kernel interface.*m_axi_gmem_rlast"):
+        build(Config(), verilog=text, cache=tmp_path)
+
+
+def test_broken_verilog_is_quoted(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"(?s)Verilator failed; its last lines:.*syntax error"):
+        build(Config(), verilog="module redline(; endmodule", cache=tmp_path)
+
+
+def test_a_disk_that_fills_up_during_the_build_leaves_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    tools = with_fake_verilator(tmp_path, "echo 'fatal error: error writing to x.o: No space left on device'; exit 1")
+    with pytest.raises(BuildError, match=r"no space left while building in .*free some, or point REDLINE_CACHE"):
+        build(Config(), verilog=toy_verilog(Config()), tools=tools, cache=cache)
+    assert {path.name for path in cache.rglob("*")} == {"lock", "model"}
+
+
+def test_a_tool_that_vanished_is_named(tmp_path: Path) -> None:
+    tools = replace(find_toolchain(), verilator=Tool(tmp_path / "gone", "Verilator 5.040"))
+    with pytest.raises(BuildError, match="Verilator cannot be started"):
+        build(Config(), verilog=toy_verilog(Config()), tools=tools, cache=tmp_path)
