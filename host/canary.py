@@ -1,8 +1,8 @@
-"""The canary: a fault known to change the output, run before faulty runs, so that an injection that does nothing is noticed."""
+"""The canary: a fault known to change the output, run before faulty runs, so that a dead injection is noticed."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,23 +19,23 @@ class CanaryError(DeviceError):
     """A fault that must be visible was not: the device does not inject what it is told, or injects something else."""
 
 
-def check(runtime: Runtime, x: Int8, sites: tuple[str, ...] = ("mac",)) -> None:
+def check(runtime: Runtime, x: Int8 | None = None, sites: Iterable[str] = ("mac",)) -> None:
     """Run one image on the device without and with a fault that the reference says is visible, for each site.
 
     Parameters
     ----------
     runtime : Runtime
-    x : int8 array, shape (N, C, H, W)
-        Quantised images; the first is used.
-    sites : tuple of str
-        Fault sites that the coming run uses.
+    x : int8 array, shape (N, C, H, W), or None
+        Quantised images, of which the first is used; a random one by default.
+    sites : names of fault sites
+        Those that the coming run uses (`Fault.sites`).
 
     Raises
     ------
     CanaryError
         If the device's output with the fault is the clean one, or not the reference's.
     """
-    image = x[:1]
+    image = _random_image(runtime) if x is None else x[:1]
     clean = runtime.forward(image)
     for site in sites:
         plan, expected = _visible(runtime, image, site)
@@ -46,8 +46,8 @@ def check(runtime: Runtime, x: Int8, sites: tuple[str, ...] = ("mac",)) -> None:
         where = runtime.program.names[int(plan.layer[0])]
         if all(np.array_equal(faulty.out[name], clean.out[name]) for name in clean.out):
             raise CanaryError(
-                f"the canary is invisible: a {site} fault in layer {where!r} that must change the output did not, so results "
-                f"would be fault-free; is the {runtime.device.name} device built with saboteur=True?"
+                f"the canary is invisible: a {site} fault in layer {where!r} that must change the output did not, so "
+                f"results would be fault-free; is the {runtime.device.name} device built with saboteur=True?"
             )
         if not np.array_equal(faulty.out[last], expected.out[last]):
             raise CanaryError(
@@ -59,7 +59,7 @@ def check(runtime: Runtime, x: Int8, sites: tuple[str, ...] = ("mac",)) -> None:
 def _visible(runtime: Runtime, image: Int8, site: str) -> tuple[FaultPlan | None, Outputs]:
     """A fault at the site that changes the reference's last output."""
     program = runtime.program
-    oracle = Runtime(program, ReferenceDevice(replace(program.config), memory_bytes=runtime.device.memory_bytes))
+    oracle = Runtime(program, ReferenceDevice(program.config, memory_bytes=runtime.device.memory_bytes))
     clean = oracle.forward(image)
     last = program.names[-1]
     on_device = [at for at, layer in enumerate(program.layers) if layer.placement == "accelerator"]
@@ -74,9 +74,14 @@ def _visible(runtime: Runtime, image: Int8, site: str) -> tuple[FaultPlan | None
         if not np.array_equal(faulty.out[last], clean.out[last]):
             return plan, faulty
     raise CanaryError(
-        f"no visible {site} fault found in {ATTEMPTS} attempts: the network's output does not depend on it (are all its "
-        "weights zero, or its activations saturated?)"
+        f"no visible {site} fault found in {ATTEMPTS} attempts: the network's output does not depend on it (are all "
+        "its weights zero, or its activations saturated?)"
     )
+
+
+def _random_image(runtime: Runtime) -> Int8:
+    rng = np.random.Generator(np.random.Philox(0))
+    return rng.integers(-128, 128, (1, *runtime.program.input_shape)).astype(np.int8)
 
 
 def _candidate(runtime: Runtime, at: int, site: str, turn: int) -> FaultPlan:

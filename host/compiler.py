@@ -24,7 +24,7 @@ UNUSED_FRAC = 7
 """Fraction given to a tensor that is zero everywhere, where any would do."""
 
 
-def compile(  # noqa: A001 - the field's word
+def compile(
     model: nn.Module,
     config: Config,
     *,
@@ -64,8 +64,8 @@ def compile(  # noqa: A001 - the field's word
     for source in chain:
         if not (torch.isfinite(source.weight).all() and torch.isfinite(source.bias).all()):
             raise ProgramError(
-                f"layer {source.name!r}: its weights or bias hold NaN or infinite values; training has diverged: restore "
-                "earlier weights"
+                f"layer {source.name!r}: its weights or bias hold NaN or infinite values; training has diverged: "
+                "restore earlier weights"
             )
     chosen = quantisation.best_frac(images.numpy())
     input_frac = UNUSED_FRAC if chosen is None else chosen

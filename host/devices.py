@@ -30,7 +30,8 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     Parameters
     ----------
     name : str
-        "reference", "simulation", or one that an installed package registers under the entry-point group `redline.devices`.
+        "reference", "simulation", or one that an installed package registers under the entry-point group
+        `redline.devices`.
     config : Config or None
         The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).
     **options

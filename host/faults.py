@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,18 @@ import numpy.typing as npt
 from host.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
 from host.program import Program
 
+if TYPE_CHECKING:
+    from host.twin import Twin
+
 STORED_SITES = ("weight", "input", "feature")
 """Sites whose bits are stored: what a bit error rate refers to."""
 
 
 class Fault(ABC):
     """A fault model. `+` combines models; their flips at one place cancel."""
+
+    sites: tuple[str, ...]
+    """Fault sites (`host.plan.SITES`) that it hits."""
 
     @abstractmethod
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
@@ -28,7 +34,7 @@ class Fault(ABC):
         ----------
         program : Program
         first_image, images : int
-            Range of image indices; every image's faults depend on its index, not on the range.
+            Range of image indices; an image's faults depend on its index, not on the range.
         seed : int
             0 or more.
 
@@ -37,6 +43,10 @@ class Fault(ABC):
         FaultPlan
             Includes the faults in weights, which depend on the seed only.
         """
+
+    def on(self, twin: Twin, *, seed: int, first_image: int = 0) -> AbstractContextManager[Twin]:
+        """Context in which the twin's forward passes meet these faults; leaving it restores the fault-free state."""
+        return twin.faulty(self, seed=seed, first_image=first_image)
 
     def __add__(self, other: Fault) -> Fault:
         return Combined((*_parts(self), *_parts(other)))
@@ -47,6 +57,11 @@ class Combined(Fault):
     """Several fault models at once, drawn independently."""
 
     parts: tuple[Fault, ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Sites of all parts."""
+        return tuple(dict.fromkeys(site for part in self.parts for site in part.sites))
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         plan = FaultPlan.of(program.names)
@@ -66,10 +81,10 @@ class SoftErrors(Fault):
     rate : float
         Probability, 0 to 1, that one place is hit.
     per : "bit" or "mac"
-        "bit": a place is one stored bit of the `sites` (bit error rate). "mac": a place is one MAC result, the accumulator of one output
-        after one step; where it is hit, one of its 32 bits, chosen uniformly, flips.
-    sites : sequence of str
-        For "bit", any of "weight", "input", "feature"; all three by default. For "mac" always ("mac",).
+        "bit": a place is one stored bit of the `sites` (bit error rate). "mac": a place is one MAC result, the
+        accumulator of one output after one step; where it is hit, one of its 32 bits, chosen uniformly, flips.
+    sites : str or sequence of str
+        For "bit", any of "weight", "input", "feature"; all three if empty. For "mac" always ("mac",).
 
     Raises
     ------
@@ -79,7 +94,7 @@ class SoftErrors(Fault):
 
     rate: float
     per: Literal["bit", "mac"] = "bit"
-    sites: Sequence[str] | None = None
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
@@ -87,7 +102,7 @@ class SoftErrors(Fault):
         if self.per not in ("bit", "mac"):
             raise ValueError(f'per must be "bit" or "mac", not {self.per!r}')
         legal = STORED_SITES if self.per == "bit" else ("mac",)
-        chosen = legal if self.sites is None else (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        chosen = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites) or legal
         for site in chosen:
             if site not in legal:
                 raise ValueError(f"a rate per {self.per} has the sites {', '.join(legal)}, not {site!r}")
@@ -95,7 +110,6 @@ class SoftErrors(Fault):
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         rows: list[npt.NDArray[np.int64]] = []
-        assert self.sites is not None
         for site in self.sites:
             for layer in range(len(program.layers)):
                 where = [EVERY_IMAGE] if site == "weight" else range(first_image, first_image + images)
@@ -116,6 +130,22 @@ class SoftErrors(Fault):
         hit = hits(outputs * SITE_BITS[site], self.rate, stream)
         output, bit = np.divmod(hit, SITE_BITS[site])
         return output, np.zeros_like(output), bit
+
+
+@dataclass(frozen=True)
+class Replay(Fault):
+    """A drawn plan as a fault model: the same flips whatever the seed."""
+
+    plan: FaultPlan
+
+    @property
+    def sites(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Sites that the plan hits."""
+        return self.plan.sites
+
+    def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
+        self.plan.check(program)
+        return self.plan.images(first_image, images)
 
 
 def hits(size: int, rate: float, stream: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -36,7 +36,7 @@ MAX_IMAGES = 65535
 """Images of one job: the descriptor's field has 16 bits."""
 
 
-class MemoryTooSmall(DeviceError):  # noqa: N818 - says what it is
+class MemoryTooSmall(DeviceError):
     """Device memory cannot hold the launch; a smaller batch may fit."""
 
 
@@ -102,8 +102,9 @@ class Launch:
     max_cycles : int
         A generous bound: a device that takes longer hangs.
     plan : FaultPlan or None
-        Faults, for devices that interpret layers instead of executing descriptors; already encoded in the units' events. Includes flips
-        of weights and input, which the host has applied to memory: such a device must not apply them again.
+        Faults, for devices that interpret layers instead of executing descriptors; already encoded in the units'
+        events. Includes flips of weights and input, which the host has applied to memory: such a device must not
+        apply them again.
     first_image : int
         Index in the plan of the launch's image 0.
     """
@@ -141,7 +142,7 @@ class Launch:
         return replace(self, program=program)
 
     def with_faults(self, plan: FaultPlan, first_image: int) -> Launch:
-        """The same launch with a plan's accumulator and feature faults encoded as event lists behind everything else.
+        """The same launch with a plan's accumulator and feature faults, as event lists behind all else.
 
         Raises
         ------
@@ -175,7 +176,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive layers chained on chip: `per_image` of them image by image, the rest once for each chunk of images."""
+    """Consecutive layers chained on chip: `per_image` of them image by image, the rest once a chunk of images."""
 
     layers: tuple[int, ...]
     per_image: int
@@ -267,8 +268,8 @@ def schedule(
 def _check_memory(needed: int, available: int, also: str) -> None:
     if needed > available:
         raise MemoryTooSmall(
-            f"the launch needs {needed} bytes of device memory, the device has {available}: use {also}a smaller batch or a "
-            f"device with memory_bytes={needed} or more"
+            f"the launch needs {needed} bytes of device memory, the device has {available}: use {also}a smaller batch "
+            f"or a device with memory_bytes={needed} or more"
         )
 
 

@@ -1,4 +1,4 @@
-"""What one layer must obey to run on an accelerator, and the errors that say which layer does not, why, and what to do."""
+"""What a layer must obey to run on an accelerator, and the errors that say which does not, why, and what to do."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ def check_accelerator(layer: Layer, config: Config) -> None:
             raise refuse(
                 f"pooling window {layer.pool.kernel} with stride {layer.pool.stride}: both are at most {MAX_POOL}"
             )
-        if layer.conv_shape[2] > config.pool_columns:
+        if layer.out_shape[2] > config.pool_columns:
             raise refuse(
-                f"pooled rows are {layer.conv_shape[2]} pixels wide, the line buffer holds {config.pool_columns}",
-                f"build with pool_columns={layer.conv_shape[2]} or more, or {CPU_REMEDY}",
+                f"pooled rows are {layer.out_shape[2]} pixels wide, the line buffer holds {config.pool_columns}",
+                f"build with pool_columns={layer.out_shape[2]} or more, or {CPU_REMEDY}",
             )
     extents = (*layer.in_shape[1:], *layer.conv_shape[1:], ceil_div(layer.in_shape[0], config.vec))
     groups = output_groups(layer.out_channels, config.lanes, config.vec)
@@ -125,7 +125,8 @@ def check_accelerator(layer: Layer, config: Config) -> None:
     if steps > config.weight_words and oh * ow > 1:
         needed = _next_power_of_two(steps * config.lanes * config.vec)
         raise refuse(
-            f"its kernel takes {steps} weight words, the ring holds {config.weight_words}, and {oh}x{ow} outputs share them",
+            f"its kernel takes {steps} weight words, the ring holds {config.weight_words}, and {oh}x{ow} outputs share "
+            "them",
             f"build with weight_bytes={needed} or more, or {CPU_REMEDY}",
         )
     if groups * oh * ow * steps >= 1 << 32:

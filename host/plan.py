@@ -17,7 +17,10 @@ from host.checked import read_checked, tensors_digest
 from host.files import write_atomic
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from host.program import Program
+    from host.twin import Twin
 
 FORMAT = "redline-plan"
 FORMAT_VERSION = 1
@@ -58,8 +61,8 @@ class FaultPlan:
     site : int8 array
         Position in `SITES`.
     output : int64 array
-        weight: flat OIHW index of the stored weights. input: flat CHW index of the stored (folded) input. feature: flat CHW index of
-        the layer's final output. mac: flat CHW index of the convolution's output, before pooling.
+        weight: flat OIHW index of the stored weights. input: flat CHW index of the stored (folded) input. feature:
+        flat CHW index of the layer's final output. mac: flat CHW index of the convolution's output, before pooling.
     step : int32 array
         mac: the accumulator is hit after this step. Otherwise 0.
     bit : int8 array
@@ -86,7 +89,9 @@ class FaultPlan:
     ) -> FaultPlan:
         """A plan from unsorted flips (scalars broadcast); places hit an even number of times drop out."""
         given = np.broadcast_arrays(*(np.atleast_1d(np.asarray(a)) for a in (image, layer, site, output, step, bit)))
-        columns = {name: a.astype(kind) for (name, kind), a in zip(_COLUMNS.items(), given, strict=True)}
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: a.astype(kind) for (name, kind), a in zip(_COLUMNS.items(), given, strict=True)
+        }
         order = np.lexsort([columns[name] for name in reversed(_COLUMNS)])
         columns = {name: a[order] for name, a in columns.items()}
         if len(order):
@@ -133,6 +138,17 @@ class FaultPlan:
         """The flips that a mask selects, still sorted."""
         return FaultPlan(self.layers, **{name: getattr(self, name)[mask] for name in _COLUMNS})
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that it hits."""
+        return tuple(SITES[code] for code in np.unique(self.site))
+
+    def on(self, twin: Twin, *, first_image: int = 0) -> AbstractContextManager[Twin]:
+        """Context in which the twin's forward passes meet exactly these faults."""
+        from host.faults import Replay  # it imports FaultPlan
+
+        return Replay(self).on(twin, seed=0, first_image=first_image)
+
     def images(self, first: int, count: int) -> FaultPlan:
         """The flips that concern images `first` to `first + count - 1`, and those in weights."""
         stored = int(np.searchsorted(self.image, EVERY_IMAGE, side="right"))
@@ -177,8 +193,9 @@ class FaultPlan:
                 if bad.any():
                     i = int(np.argmax(bad))
                     raise PlanError(
-                        f"layer {layer.name!r} has no {site} site at image {part.image[i]}, output {part.output[i]}, step "
-                        f"{part.step[i]}, bit {part.bit[i]} (it has {outputs} outputs, {steps} steps, {SITE_BITS[site]} bits)"
+                        f"layer {layer.name!r} has no {site} site at image {part.image[i]}, output {part.output[i]}, "
+                        f"step {part.step[i]}, bit {part.bit[i]} (it has {outputs} outputs, {steps} steps, "
+                        f"{SITE_BITS[site]} bits)"
                     )
 
     # -- files

@@ -82,7 +82,7 @@ class Program:
                 (np.int8, self.weights, layer.weight_shape),
                 (np.int32, self.biases, (layer.out_channels,)),
             ):
-                tensor = tensors.get(layer.name)  # type: ignore[attr-defined]
+                tensor = tensors.get(layer.name)
                 if tensor is None or tensor.shape != wanted or tensor.dtype != kind:
                     found = "nothing" if tensor is None else f"{tensor.dtype} of shape {tensor.shape}"
                     raise ProgramError(f"layer {layer.name!r} needs {kind.__name__} of shape {wanted}, found {found}")
@@ -263,8 +263,8 @@ def quantise_layer(layer: Layer, weight: Any, bias: Any) -> tuple[Int8, Int32]:
     for kind, values in (("weights", w), ("bias", b)):
         if not np.isfinite(values).all():
             raise ProgramError(
-                f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the learning "
-                "rate or restore earlier weights"
+                f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the "
+                "learning rate or restore earlier weights"
             )
     m, c, kh, kw = layer.weight_shape
     unfolded = (m, c, kh, kw) if layer.fold is None else (m, layer.fold.channels, kh, layer.fold.kernel_w)

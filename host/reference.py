@@ -26,7 +26,7 @@ class ReferenceDevice(Device):
     config : Config
         The accelerator it stands for.
     memory_bytes : int
-        Size of its memory; touched pages only are taken from the system.
+        Size of its memory; only touched pages take room.
     units : int
         Compute units; changes how a batch is scheduled, not the results.
     """
@@ -51,8 +51,8 @@ class ReferenceDevice(Device):
     def _check(self, address: int, nbytes: int) -> None:
         if address < 0 or address + nbytes > self.memory_bytes:
             raise DeviceError(
-                f"bytes {address} to {address + nbytes} lie outside the reference device's {self.memory_bytes}: give it "
-                "more memory_bytes"
+                f"bytes {address} to {address + nbytes} lie outside the reference device's {self.memory_bytes}: "
+                "give it more memory_bytes"
             )
 
     def launch(self, launch: Launch) -> LaunchReport:
@@ -111,8 +111,9 @@ def flip(x: Int8, faults: FaultPlan) -> Int8:
 def apply_mac_faults(acc: Int32, x: Int8, weight: Int8, bias: Int32, layer: Layer, faults: FaultPlan, vec: int) -> None:
     """Change final accumulators, in place, to what they are when bits of the accumulator flip after given steps.
 
-    Each faulted output is walked: with `p` the fault-free prefix sum after a step and `d` the error carried so far, a flip
-    mask `b` turns `v = p + d` into `v ^ b`, so the error becomes `d + (v ^ b) - v`; the rest of the sum is unaffected.
+    Each faulted output is walked: with `p` the fault-free prefix sum after a step and `d` the error carried so far, a
+    flip mask `b` turns `v = p + d` into `v ^ b`, so the error becomes `d + (v ^ b) - v`; what is added later is not
+    affected.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ class _Operands:
     def gather(
         self, outputs: npt.NDArray[np.int64], shape: tuple[int, int, int]
     ) -> tuple[Int8, Int8, npt.NDArray[np.int64]]:
-        """Features and weights, each int8 of shape (len(outputs), steps, VEC), and the channel, of flat NCHW outputs."""
+        """Features and weights, int8 of shape (len(outputs), steps, VEC), and channels, of flat NCHW outputs."""
         image, channel, y, x = np.unravel_index(outputs, (len(self.features), *shape))
         rows = y[:, None] * self.sy + self.ky
         columns = x[:, None] * self.sx + self.kx

@@ -1,4 +1,4 @@
-"""Runs a Program on a device: splits it at CPU layers, writes what changed, applies stored-data faults, reads results."""
+"""Runs a Program on a device: cuts it at CPU layers, writes what changed, flips stored bits, reads results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Outputs:
     """What a forward pass produced, in integers at each layer's `out_frac`."""
 
     conv: dict[str, Int8]
-    """By layer: after requantisation and ReLU, before pooling, shape (N, M, OH, OW). Equals `out` for layers without pooling."""
+    """By layer: after requantisation and ReLU, before pooling, shape (N, M, OH, OW).
+
+    The same as `out` for layers without pooling."""
     out: dict[str, Int8]
     """By layer: final output, shape (N, M, PH, PW)."""
     report: LaunchReport
@@ -225,12 +227,10 @@ def _joined(parts: list[Outputs]) -> Outputs:
 
 
 def _check_same_build(program: Program, device: Device) -> None:
-    # Instrumentation changes no result, so an instrumented build runs a plain build's programs.
     different = [
         f"{field.name} {getattr(program.config, field.name)} against {getattr(device.config, field.name)}"
         for field in fields(program.config)
-        if field.name not in ("saboteur", "probe")
-        and getattr(program.config, field.name) != getattr(device.config, field.name)
+        if field.name != "probe" and getattr(program.config, field.name) != getattr(device.config, field.name)
     ]
     if different:
         raise DeviceError(

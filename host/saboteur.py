@@ -59,7 +59,7 @@ def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Reco
 
 
 def _places(launch: Launch) -> tuple[npt.NDArray[np.int64], ...]:
-    """For each image its unit, and for each (layer, image) its job, its position within the job, and the job's images."""
+    """For each image its unit; for each (layer, image) its job, its position in the job, and the job's images."""
     unit_of = np.zeros(launch.batch, np.int64)
     job_of, within, shared = (np.zeros((len(launch.positions), launch.batch), np.int64) for _ in range(3))
     for number, unit in enumerate(launch.units):

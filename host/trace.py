@@ -66,7 +66,8 @@ def trace(model: nn.Module, example: torch.Tensor) -> list[FloatLayer]:
     Raises
     ------
     CompileError
-        If the network cannot be traced, has an unsupported operator, is not a chain, or does not take such images. Names the node.
+        If the network cannot be traced, has an unsupported operator, is not a chain, or does not take such images;
+        names the node.
     """
     plain = copy.deepcopy(model).eval().float().cpu()
     try:
@@ -133,7 +134,7 @@ class _Walk:
         return node.op in ("call_method", "call_function") and name in _SHAPE_HELPERS and "tensor_meta" not in node.meta
 
     def unsupported(self, node: fx.Node, reason: str, remedy: str = f"use {SUPPORTED}") -> CompileError:
-        kind = type(self.modules[node.target]).__name__ if node.op == "call_module" else node.target  # type: ignore[index]
+        kind = type(self.modules[node.target]).__name__ if node.op == "call_module" else node.target
         kind = getattr(kind, "__name__", kind)
         name = str(node.target) if node.op == "call_module" else node.name
         return CompileError(f"{name} ({kind})" if str(kind) != name else name, reason, remedy)
