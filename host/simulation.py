@@ -144,7 +144,7 @@ class SimulationDevice(Device):
         """Process ids of the simulators, by compute unit; those that are not running are left out."""
         return [simulator.pid for simulator in self._running]
 
-    def _span(self, address: int, nbytes: int) -> slice:
+    def _view(self, address: int, nbytes: int) -> Bytes:
         if self._closed:
             raise DeviceError("this simulation device is closed; make a new one")
         if address < 0 or nbytes < 0 or address + nbytes > self.memory_bytes:
@@ -152,14 +152,14 @@ class SimulationDevice(Device):
                 f"{nbytes} bytes at {address:#x} are outside device memory ({self.memory_bytes} bytes); "
                 "give the device more with memory_bytes="
             )
-        return slice(address, address + nbytes)
+        return self.memory.array[address : address + nbytes]
 
     def write(self, address: int, array: npt.NDArray) -> None:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.memory.array[self._span(address, data.nbytes)] = data
+        self._view(address, data.nbytes)[:] = data
 
     def read(self, address: int, nbytes: int) -> Bytes:
-        return self.memory.array[self._span(address, nbytes)].copy()
+        return self._view(address, nbytes).copy()
 
     def launch(self, launch: Launch) -> LaunchReport:
         self._check(launch)

@@ -51,12 +51,15 @@ def _spawn(command: list[str], **options: object) -> subprocess.Popen[bytes]:
     return _spawner[1].submit(subprocess.Popen, command, **options).result()  # type: ignore[arg-type,return-value]
 
 
-def _end(process: subprocess.Popen[bytes], owner: int) -> None:
-    if os.getpid() != owner:  # a forked child must not end its parent's simulators
-        return
-    with suppress(ProcessLookupError):
-        process.kill()
-    process.wait()
+def _release(process: subprocess.Popen[bytes] | None, owner: int, connection: socket.socket, files: list[int]) -> None:
+    """End a simulator and close what was shared with it."""
+    connection.close()
+    for fd in files:
+        os.close(fd)
+    if process is not None and os.getpid() == owner:  # a forked child must not end its parent's simulators
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
 
 
 def _environment(variant: str) -> dict[str, str]:
@@ -130,40 +133,42 @@ class Simulator:
         self.model = model
         self.hang_s = hang_s
         self._start_s = start_s
+        self._ready = False
+        self._socket, theirs = socket.socketpair()
+        page = os.memfd_create("redline-control", os.MFD_CLOEXEC)
         self._log = os.memfd_create("redline-log", os.MFD_CLOEXEC)
         self._probe = os.memfd_create("redline-probe", os.MFD_CLOEXEC) if model.config.probe else None
-        page = os.memfd_create("redline-control", os.MFD_CLOEXEC)
-        ours, theirs = socket.socketpair()
-        self._socket = ours
+        files = [fd for fd in (self._log, self._probe) if fd is not None]
+        process = None
         try:
             os.ftruncate(page, control.PAGE_BYTES)
             self.page = ControlPage(page)
             self._set_up(memory, timing)
-            files = {"CONTROL": page, "MEMORY": memory.fd, "SOCKET": theirs.fileno()}
+            shared = {"CONTROL": page, "MEMORY": memory.fd, "SOCKET": theirs.fileno()}
             if self._probe is not None:
-                files["PROBE"] = self._probe
-            environment = _environment(model.variant) | {f"REDLINE_SIM_{name}": str(fd) for name, fd in files.items()}
+                shared["PROBE"] = self._probe
+            environment = _environment(model.variant) | {f"REDLINE_SIM_{name}": str(fd) for name, fd in shared.items()}
             if waves is not None:
                 environment["REDLINE_SIM_WAVES"] = str(waves.absolute())
-            self.process = _spawn(
+            process = _spawn(
                 [str(model.executable)],
                 env=environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                pass_fds=tuple(files.values()),
+                pass_fds=tuple(shared.values()),
                 start_new_session=True,
             )
-        except BaseException:
-            ours.close()
-            self._close_files()
-            raise
+        except OSError as error:
+            raise SimulatorError(f"the simulator {model.executable} cannot be started: {error}") from error
         finally:
             theirs.close()
             os.close(page)
-        self._finalizer = weakref.finalize(self, _end, self.process, os.getpid())
-        self._ready = False
+            self._finalizer = weakref.finalize(self, _release, process, os.getpid(), self._socket, files)
+            if process is None:
+                self._finalizer()
+        self.process = process
 
     def _set_up(self, memory: DeviceMemory, timing: Timing) -> None:
         page, beat = self.page, self.model.config.port_bytes
@@ -349,18 +354,12 @@ class Simulator:
 
     def close(self) -> None:
         """End the process and release everything; harmless a second time."""
-        if self._socket.fileno() < 0:
+        if not self._finalizer.alive:
             return
-        self._socket.close()
         # A simulator that writes waves ends by itself when the connection closes, and completes the file.
         if self.model.variant == "waves" and self._ready:
+            self._socket.close()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(self.hang_s)
         self._finalizer()
-        self._close_files()
-
-    def _close_files(self) -> None:
         self.page.close()
-        os.close(self._log)
-        if self._probe is not None:
-            os.close(self._probe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ class DeviceMemory:
         except BaseException:
             os.close(self.fd)
             raise
+        self._finalizer = weakref.finalize(self, os.close, self.fd)
         self._array: npt.NDArray[np.uint8] | None = np.frombuffer(self._map, np.uint8)
 
     @property
@@ -49,7 +51,7 @@ class DeviceMemory:
         if self._array is not None:
             self._array = None
             self._map.close()
-            os.close(self.fd)
+            self._finalizer()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,9 @@ def test_two_builders_of_one_entry_make_it_once(tmp_path: Path) -> None:
         made.append(folder)
         time.sleep(0.1)
 
-    threads = [threading.Thread(target=cached, args=("kind", "key", make), kwargs={"directory": tmp_path}) for _ in "ab"]
+    threads = [
+        threading.Thread(target=cached, args=("kind", "key", make), kwargs={"directory": tmp_path}) for _ in "ab"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
