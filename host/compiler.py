@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from host import quantisation
-from host.fold import fold_columns, worth_folding
-from host.layers import INPUT, Fold, Layer, Placement
+from host.fold import folded
+from host.layers import INPUT, Layer, Placement
 from host.limits import CompileError, check_layer
 from host.program import Program, ProgramError, quantise_layer
 from host.trace import FloatLayer, trace
@@ -75,7 +75,7 @@ def compile(
         after_relu, images = _evaluate(source, images)
         layer = _choose_fractions(source, name, in_frac, after_relu, per_channel)
         if fold and not layers:
-            layer = _folded(layer, source, config)
+            layer = folded(layer, config.vec)
         layers.append(_place(layer, config, fallback))
         name, in_frac = source.name, layer.out_frac
     weights, biases = {}, {}
@@ -148,22 +148,6 @@ def _choose_fractions(
         in_frac=in_frac,
         weight_frac=weight_frac,
         out_frac=out_frac,
-    )
-
-
-def _folded(layer: Layer, source: FloatLayer, config: Config) -> Layer:
-    channels, height, width = source.in_shape
-    kw = layer.kernel[1]
-    if not worth_folding(channels, kw, config.vec) or layer.padding[1] >= kw:
-        return layer
-    how = Fold(channels, width, kw, layer.stride[1], layer.padding[1])
-    return replace(
-        layer,
-        in_shape=(kw * channels, height, fold_columns(how)),
-        kernel=(layer.kernel[0], 1),
-        stride=(layer.stride[0], 1),
-        padding=(layer.padding[0], 0),
-        fold=how,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from host.layers import Fold
+from host.layers import Fold, Layer
 from hw.layout import ceil_div
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -21,6 +22,17 @@ def worth_folding(channels: int, kernel_w: int, vec: int) -> bool:
 def fold_columns(fold: Fold) -> int:
     """Columns of the folded input: one an output column."""
     return (fold.width + 2 * fold.pad_x - fold.kernel_w) // fold.stride_x + 1
+
+
+def folded(layer: Layer, vec: int) -> Layer:
+    """The layer with its kernel columns folded into channels, or as it is where that saves nothing."""
+    channels, height, width = layer.in_shape
+    (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
+    if not worth_folding(channels, kw, vec) or px >= kw:
+        return layer
+    how = Fold(channels, width, kw, sx, px)
+    shape = (kw * channels, height, fold_columns(how))
+    return replace(layer, in_shape=shape, kernel=(kh, 1), stride=(sy, 1), padding=(py, 0), fold=how)
 
 
 def fold_features(x: npt.NDArray[Scalar], fold: Fold) -> npt.NDArray[Scalar]:

@@ -248,7 +248,7 @@ def schedule(
         region = memory.add(f"descriptors/{number}", (len(writer.jobs),), descriptor.DESCRIPTOR_BYTES)
         none = np.zeros(0, events.DTYPE)
         built.append(
-            Unit(np.stack(writer.records), region.address, tuple(writer.jobs), none, memory.end, none, memory.end)
+            Unit(_packed(writer.records), region.address, tuple(writer.jobs), none, memory.end, none, memory.end)
         )
     _check_memory(memory.end, memory_bytes, "")
     return Launch(
@@ -455,6 +455,14 @@ class _Writer:
             self.fenced = len(self.jobs)
             return Flag.LOAD | Flag.FENCE
         return Flag.LOAD
+
+
+def _packed(records: list[Records]) -> Records:
+    """One array, its padding bytes zero too (numpy's own joining leaves them undefined)."""
+    joined = np.zeros(len(records), descriptor.DTYPE)
+    for at, record in enumerate(records):
+        joined[at] = record
+    return joined
 
 
 def _address(record: Records, which: str, region: Region, first: int) -> None:

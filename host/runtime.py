@@ -160,7 +160,7 @@ class Runtime:
         try:
             hit = self._write_weights(launch, faults)
             self.device.write(launch.memory[memory.INPUT_REGION].address, self.device.reorder(value))
-            report = self.device.launch(launch)
+            report = self._execute(launch)
             for at in hit:
                 self._write_layer(launch, at, self.program.weights[self.program.layers[at].name])
         except BaseException:
@@ -168,6 +168,10 @@ class Runtime:
             self._stored.clear()
             raise
         return report
+
+    def _execute(self, launch: Launch) -> LaunchReport:
+        """The launch itself, when all it reads is in device memory."""
+        return self.device.launch(launch)
 
     def _write_weights(self, launch: Launch, faults: FaultPlan | None) -> list[int]:
         """Bring memory up to date; the layers whose weights now hold flips."""

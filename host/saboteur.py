@@ -77,4 +77,8 @@ def _sorted(parts: list[Records]) -> Records:
         return np.zeros(0, events.DTYPE)
     joined = np.concatenate(parts)
     order = np.lexsort((joined["bit"], joined["lane"], joined["slot"], joined["job"]))
-    return joined[order]
+    # Field by field: numpy leaves the padding of gathered records undefined.
+    packed = np.zeros(len(joined), events.DTYPE)
+    for name in events.DTYPE.names or ():
+        packed[name] = joined[name][order]
+    return packed
