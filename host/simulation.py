@@ -113,7 +113,7 @@ class SimulationDevice(Device):
         try:
             for number in range(processes):
                 self._start(number)
-            for simulator in self._running:
+            for simulator in self.simulators:
                 simulator.wait_ready()
         except SimulatorError as error:
             self.close()
@@ -123,7 +123,8 @@ class SimulationDevice(Device):
             raise
 
     @property
-    def _running(self) -> list[Simulator]:
+    def simulators(self) -> list[Simulator]:
+        """Processes that run, by compute unit."""
         return [simulator for simulator in self._simulators if simulator is not None]
 
     def _start(self, number: int) -> Simulator:
@@ -142,7 +143,7 @@ class SimulationDevice(Device):
     @property
     def pids(self) -> list[int]:
         """Process ids of the simulators, by compute unit; those that are not running are left out."""
-        return [simulator.pid for simulator in self._running]
+        return [simulator.pid for simulator in self.simulators]
 
     def _view(self, address: int, nbytes: int) -> Bytes:
         if self._closed:

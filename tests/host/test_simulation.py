@@ -99,9 +99,9 @@ def test_units_run_at_the_same_time(pair: SimulationDevice) -> None:
     def watch() -> None:
         end = time.monotonic() + 10
         while time.monotonic() < end:
-            counts = [simulator.page["cycles"] for simulator in pair._running]
+            counts = [simulator.page["cycles"] for simulator in pair.simulators]
             time.sleep(0.02)
-            later = [simulator.page["cycles"] for simulator in pair._running]
+            later = [simulator.page["cycles"] for simulator in pair.simulators]
             if len(later) == 2 and all(b > a for a, b in zip(counts, later, strict=True)):
                 seen.append(later)
                 break
