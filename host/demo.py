@@ -236,9 +236,7 @@ class Demo:
             settings=asdict(s),
             versions=self.versions,
             rows=rows,
-            writeback=WriteBack(
-                len(self.test), clean.report, written.report, bool((clean.predicted == written.predicted).all())
-            ),
+            writeback=WriteBack(len(self.test), clean.report, written.report, clean.digest == written.digest),
             images=self.test.images[:12, 0].numpy(),
             labels=[data.FASHION_CLASSES[i] for i in self.test.labels[:12].tolist()],
             classes=list(data.FASHION_CLASSES),
@@ -353,12 +351,13 @@ def _pack(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "predicted": evaluation.predicted.tolist(),
         "right": int(evaluation.right.sum()),
+        "digest": evaluation.digest,
         "report": asdict(evaluation.report),
     }
 
 
 def _unpack(kept: dict[str, Any], labels: np.ndarray) -> Evaluation:
-    return Evaluation(np.array(kept["predicted"], np.int64), labels, LaunchReport(**kept["report"]))
+    return Evaluation(np.array(kept["predicted"], np.int64), labels, LaunchReport(**kept["report"]), kept["digest"])
 
 
 @contextmanager

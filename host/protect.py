@@ -43,8 +43,8 @@ Policy = Callable[[Twin], list[str]]
 class by_error_distribution:
     """Protect the layer with the largest share of badly wrong outputs (Xu et al. 2019, critical layer protection).
 
-    The share is of the layer's final output integers with `|faulty - clean| > threshold`, over `images`; `clean` is what
-    the layer makes of the same input without faults, so that a layer answers for its own errors only.
+    The share is of the layer's final output integers with `|faulty - clean| > threshold`, over `images`; `clean` is
+    what the layer makes of the same input without faults, so that a layer answers for its own errors only.
 
     Parameters
     ----------

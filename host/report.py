@@ -197,6 +197,24 @@ def results_table(summary: Summary) -> Table:
     return head, body
 
 
+def short_table(summary: Summary) -> Table:
+    """The results for a terminal."""
+    body = []
+    for row in summary.rows:
+        low, high = row.accuracy.interval
+        change = "" if row.against is None else f"{100 * row.against.difference:+.2f} vs {row.against_name}"
+        body.append(
+            [
+                "none" if row.rate is None else f"{row.rate:g}",
+                row.treatment + (f" ({', '.join(row.protected)})" if row.protected else ""),
+                f"{100 * row.accuracy.value:.2f} % ({100 * low:.1f}-{100 * high:.1f})",
+                change,
+                "" if row.against is None else p_value(row.against.p_value),
+            ]
+        )
+    return ["per MAC", "network", "accuracy (95 %)", "change, points", "p"], body
+
+
 def writeback_table(summary: Summary) -> Table:
     """Cycles and bytes an image."""
     wb = summary.writeback
@@ -304,15 +322,15 @@ def plot(summary: Summary) -> tuple[bytes, bytes]:
             height = 0.8 / len(chosen)
             y = np.arange(len(layers)) + (at - (len(chosen) - 1) / 2) * height
             shares = [100 * choice["scores"][name] for name in layers]
-            bars = right.barh(y, shares, height * 0.9, color=shades[at % len(shades)], label=f"{rate:g} per MAC")
+            bars = right.barh(y, shares, height * 0.9, color=shades[at % len(shades)], label=f"{rate:g}")
             labels = ["protected" if name in choice["names"] else "" for name in layers]
             right.bar_label(bars, labels, padding=3, fontsize=9)
         right.set_yticks(range(len(layers)), layers)
         right.invert_yaxis()
         right.margins(x=0.2)
         right.set_xlabel(f"outputs off by more than {summary.settings.get('threshold', 5)} units, %")
-        right.legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.1), borderaxespad=0)
-        right.text(0, 1.12, "Where the errors are", transform=right.transAxes, fontweight="bold", fontsize=13)
+        right.legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.1), borderaxespad=0)
+        right.text(0, 1.12, "Where they come from", transform=right.transAxes, fontweight="bold", fontsize=13)
 
         png, svg = io.BytesIO(), io.BytesIO()
         # No dates or versions inside: the same run gives the same files.
@@ -357,8 +375,8 @@ def how(summary: Summary) -> list[str]:
         )
     return [
         device,
-        "Faults flip one bit of a lane's 32-bit accumulator after an accumulation step, drawn uniformly over all steps, "
-        "outputs, images and bits; all networks at one rate meet the same faults.",
+        "Faults flip one bit of a lane's 32-bit accumulator after an accumulation step, drawn uniformly over all "
+        "steps, outputs, images and bits; all networks at one rate meet the same faults.",
         f"Each retraining saw {s['train_images']:,} training images in batches of {s['batch']} (SGD, learning "
         f"rate {s['lr']:g}), under faults other than those of the test.",
         f"The protected layer is the one with the largest share of outputs more than {s['threshold']} units off "
@@ -414,8 +432,8 @@ def markdown(summary: Summary) -> str:
 
 def _protection_words(summary: Summary) -> str:
     return (
-        f"Share of each layer's outputs that are more than {summary.settings['threshold']} units off, compared with what "
-        "the layer makes of the same input without faults; the layer with the largest share is protected."
+        f"Share of each layer's outputs that are more than {summary.settings['threshold']} units off, compared with "
+        "what the layer makes of the same input without faults; the layer with the largest share is protected."
     )
 
 

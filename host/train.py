@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import threading
@@ -95,11 +96,14 @@ class Evaluation:
     labels : int64 array, shape (N,)
     report : LaunchReport
         Sum over the launches.
+    digest : str
+        SHA-256 over the network's int8 outputs, hexadecimal: equal outputs, equal digest.
     """
 
     predicted: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     report: LaunchReport
+    digest: str = ""
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
@@ -136,18 +140,20 @@ def evaluate(
     twin.report = LaunchReport()
     predicted: list[npt.NDArray[np.int64]] = []
     right = done = 0
+    sha = hashlib.sha256()
     labels = dataset.labels.numpy()
     last = twin.program.layers[-1].name
     try:
         with torch.no_grad(), nullcontext() if faults is None else twin.faulty(faults, seed=seed):
             for x, y in dataset.batches(batch):
                 outputs = twin.run(twin.program.quantise_input(x), writeback=writeback)
+                sha.update(np.ascontiguousarray(outputs.out[last]).tobytes())
                 predicted.append(outputs.out[last].reshape(len(y), -1).argmax(1))
                 right += int((predicted[-1] == y.numpy()).sum())
                 done += len(y)
                 if progress is not None:
                     progress(done, len(dataset), f"{100 * right / done:.1f} % right")
-        return Evaluation(np.concatenate(predicted), labels, twin.report)
+        return Evaluation(np.concatenate(predicted), labels, twin.report, sha.hexdigest())
     finally:
         twin.report = before + twin.report
         twin.train(training)

@@ -15,7 +15,7 @@ from host import canary
 from host.autograd import DeviceLayer, Geometry, Recorded, dequantise
 from host.compiler import compile as compile_network
 from host.device import Device, Int8, LaunchReport
-from host.faults import Combined, Fault
+from host.faults import Fault
 from host.program import Program
 from host.runtime import Outputs, Runtime
 
@@ -261,7 +261,7 @@ class Twin(nn.Module):
                 "faults are already on for this network; combine models with + instead of nesting contexts"
             )
         self.refresh()
-        canary.check(self.runtime, self._canary, _sites(faults))
+        canary.check(self.runtime, self._canary, faults.sites)
         self._faults = _FaultStream(faults, seed, first_image)
         try:
             yield self
@@ -281,13 +281,6 @@ class _FaultStream:
     faults: Fault
     seed: int
     next_image: int
-
-
-def _sites(faults: Fault) -> tuple[str, ...]:
-    """The sites that a fault model hits, for the canary."""
-    if isinstance(faults, Combined):
-        return tuple(dict.fromkeys(site for part in faults.parts for site in _sites(part)))
-    return tuple(getattr(faults, "sites", None) or ("mac",))
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor | None) -> bool:

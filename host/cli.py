@@ -1,0 +1,282 @@
+"""The command line: `redline COMMAND`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+# Two threads on two busy cores are slower than one; devices and campaigns use processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+app = typer.Typer(
+    help="Train neural networks on the accelerator that will run them, while it makes errors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(help="Measure speeds.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+console = Console()
+errors = Console(stderr=True)
+
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", help="Folder with the four IDX files (also: REDLINE_DATA).", metavar="DIR")
+]
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Look whether this machine has what Redline needs; says how to mend what is missing."""
+    from host.doctor import examine
+
+    marks = {"ok": "[green]ok[/]", "optional": "[yellow]optional[/]", "missing": "[red]missing[/]"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    with console.status("looking"):
+        findings = examine(data_dir)
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.name, finding.found)
+        if finding.remedy:
+            table.add_row("", "", f"[bold]{finding.remedy}[/]")
+    console.print(table)
+    missing = [finding.name for finding in findings if finding.state == "missing"]
+    if missing:
+        raise typer.Exit(_fail(f"missing: {', '.join(missing)}"))
+    console.print("Everything needed is there.")
+
+
+@app.command()
+def demo(
+    name: Annotated[str, typer.Option(help="Name of the run: results go to OUT/NAME.")] = "demo",
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    device: Annotated[
+        str, typer.Option(help="simulation (the RTL) or reference (the same bytes, no RTL).")
+    ] = "simulation",
+    rates: Annotated[
+        str, typer.Option(help="Soft errors per MAC, one or more.", metavar="R,R,...")
+    ] = "0.0003,0.001,0.003",
+    test_images: Annotated[int, typer.Option(min=1, max=10_000, help="Images of each evaluation.")] = 2000,
+    train_images: Annotated[int, typer.Option(min=64, help="Images of each retraining.")] = 12_800,
+    lr: Annotated[float, typer.Option(help="Learning rate of retraining.")] = 0.02,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    units: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Insist on an interrupted run to go on with.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what the folder holds.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Damage a LeNet-5 on a faulty accelerator, retrain it there, and report.
+
+    An interrupted run of the same name and settings goes on where it stopped.
+    """
+    from host import demo as demo_module
+
+    folder = out / name
+    if resume and restart:
+        raise typer.Exit(_fail("say --resume or --restart, not both"))
+    if resume and not (folder / "config.json").exists():
+        raise typer.Exit(_fail(f"{folder}: no run to resume"))
+    if (folder / "report.html").exists() and not restart:
+        console.print(f"{folder} holds a finished run; showing it (use --restart to run anew).")
+    settings = demo_module.Settings(
+        device=device,
+        units=units,
+        rates=_rates(rates),
+        test_images=test_images,
+        train_images=train_images,
+        lr=lr,
+        seed=seed,
+    )
+    try:
+        summary = demo_module.run(folder, settings, data_dir=data_dir, restart=restart, console=console)
+    except KeyboardInterrupt as stopped:
+        errors.print(f"interrupted{f' ({stopped})' if str(stopped) else ''}; the same command goes on from here")
+        raise typer.Exit(130) from None
+    _show(summary, folder)
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint="--rates") from None
+    if any(not 0 < rate < 1 for rate in rates) or len(set(rates)) != len(rates):
+        raise typer.BadParameter("rates must differ and lie between 0 and 1", param_hint="--rates")
+    return rates
+
+
+def _show(summary: Any, folder: Path) -> None:
+    from host import report
+
+    head, body = report.short_table(summary)
+    table = Table(title=summary.title, title_justify="left")
+    for column in head:
+        table.add_column(column)
+    before = None
+    for row in body:
+        if before is not None and row[0] != before:
+            table.add_section()
+        before = row[0]
+        table.add_row(*row)
+    console.print(table)
+    for line in report.headline(summary):
+        console.print(line)
+    console.print(report.writeback_words(summary))
+    console.print(
+        f"Report: {folder / 'report.html'} (browser), {folder / 'report.md'} (text), {folder / 'results.csv'}"
+    )
+
+
+@app.command()
+def verify(
+    devices: Annotated[str, typer.Option(help="Devices to compare; the first is believed.")] = "reference,simulation",
+    cases: Annotated[int, typer.Option(min=1, help="Random cases.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Prove on random networks, parameters and fault plans that devices give the same bytes."""
+    from host.verify import verify as run
+
+    raise typer.Exit(_verify(run, [name.strip() for name in devices.split(",")], cases, seed))
+
+
+def _verify(run: Any, devices: list[str], cases: int, seed: int) -> int:
+    result = run(devices=devices, cases=cases, seed=seed)
+    console.print(str(result))
+    return 1 if result.mismatches else 0
+
+
+@bench_app.command("cosim")
+def bench_cosim(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
+) -> None:
+    """Speed of the co-simulation against the bare Verilated model."""
+    from benchmarks import cosim
+
+    result = cosim.measure()
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(show_header=False)
+    for key, value in result.items():
+        table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path | None, typer.Option(help="File to write; by default the one that comes with Redline.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    data_dir: DataDir = None,
+) -> None:
+    """Train LeNet-5 in float on Fashion-MNIST: the starting point of the demo."""
+    import torch
+
+    from host.pretrain import pretrain as run
+
+    torch.set_num_threads(1)
+    run(out, epochs=epochs, seed=seed, data_dir=data_dir, console=console)
+
+
+@app.command("compile")
+def compile_command(
+    net: Annotated[str, typer.Argument(help="Network that comes with Redline.", metavar="NET")] = "lenet5",
+    out: Annotated[Path | None, typer.Option(help="Save the Program here.")] = None,
+    lanes: Annotated[int, typer.Option()] = 16,
+    vec: Annotated[int, typer.Option()] = 8,
+    per_channel: Annotated[bool, typer.Option("--per-channel", help="Weight fractions per channel.")] = False,
+    images: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
+    data_dir: DataDir = None,
+) -> None:
+    """Compile a network for the accelerator and show its layers."""
+    from host import data, models
+    from host.compiler import compile as compile_network
+    from hw.config import Config
+
+    if net not in models.MODELS:
+        raise typer.Exit(_fail(f"no network {net!r}; there are {', '.join(models.MODELS)}"))
+    config = Config(lanes=lanes, vec=vec)
+    calibrate = data.load("fashion-mnist", "train", data_dir).head(images).pixels
+    program = compile_network(models.MODELS[net](pretrained=True), config, calibrate=calibrate, per_channel=per_channel)
+    table = Table(
+        "layer", "input", "output", "kernel", "steps", "MACs", "fractions in, weight, out", "runs on", title=net
+    )
+    for layer in program.layers:
+        m, oh, ow = layer.conv_shape
+        kernel = "x".join(map(str, layer.kernel))
+        fracs = sorted(set(layer.weight_frac))
+        weight = f"{fracs[0]}" if len(fracs) == 1 else f"{fracs[0]} to {fracs[-1]}"
+        table.add_row(
+            layer.name,
+            "x".join(map(str, layer.in_shape)) + (" (folded)" if layer.fold else ""),
+            "x".join(map(str, layer.out_shape)),
+            kernel,
+            str(layer.steps(vec)),
+            f"{m * oh * ow * layer.in_shape[0] * layer.kernel[0] * layer.kernel[1]:,}",
+            f"{layer.in_frac}, {weight}, {layer.out_frac}",
+            layer.placement,
+        )
+    console.print(table)
+    if out is not None:
+        program.save(out)
+        console.print(f"wrote {out}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    try:
+        print(metadata.version("redline"))
+    except metadata.PackageNotFoundError:
+        print("not installed (running from a source folder)")
+
+
+def _fail(message: str) -> int:
+    errors.print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+    return 1
+
+
+def _expected() -> tuple[type[BaseException], ...]:
+    """Errors whose message is all a user needs."""
+    from host.data import DataError
+    from host.device import DeviceError
+    from host.limits import CompileError
+    from host.models import ModelError
+    from host.plan import PlanError
+    from host.program import ProgramError
+    from host.run import RunError
+    from host.train import CheckpointError
+    from host.twin import AttachError
+    from hw.config import ConfigError
+    from sim.build import BuildError
+    from sim.client import SimulatorError
+    from sim.tools import ToolError
+
+    return (
+        *(DataError, DeviceError, CompileError, ModelError, PlanError, ProgramError, RunError, CheckpointError),
+        *(AttachError, ConfigError, BuildError, SimulatorError, ToolError),
+    )
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and status 1, Ctrl-C status 130."""
+    try:
+        app()
+    except Exception as error:
+        if isinstance(error, _expected()):
+            sys.exit(_fail(str(error)))
+        raise
+
+
+if __name__ == "__main__":
+    main()
