@@ -108,7 +108,7 @@ def random_program(rng: np.random.Generator, config: Config) -> Program:
 
 
 def _chain(rng: np.random.Generator, config: Config) -> Program | None:
-    channels = int(rng.choice([1, 2, 3, config.vec, rng.integers(1, 3 * config.vec)]))
+    channels = int(rng.choice([1, 2, 3, config.vec, int(rng.integers(1, 3 * config.vec))]))
     h, w = int(rng.integers(1, 15)), int(rng.integers(1, 15))
     if rng.random() < 0.1:
         h, w = int(rng.integers(8, 29)), int(rng.integers(8, 29))
@@ -158,7 +158,7 @@ def _layer(
         if rng.random() < 0.45:
             edge = int(rng.integers(1, 4))
             pool = Pool(edge, int(rng.integers(1, 4)), int(rng.integers(0, edge)) if rng.random() < 0.3 else 0)
-    channels = int(rng.choice([1, 2, 5, 8, 16, rng.integers(1, 41)]))
+    channels = int(rng.choice([1, 2, 5, 8, 16, int(rng.integers(1, 41))]))
     # Shifts around the one that spreads typical sums over int8; now and then any.
     taps = shape[0] * kernel[0] * kernel[1]
     usual = int(np.log2(73.0 * np.sqrt(taps) + 1))

@@ -43,6 +43,8 @@ class Runtime:
         Its weights may change between calls (`Program.requantise`); only changed ones are written.
     device : Device
         Of the same accelerator; several Runtimes may take turns on one device.
+    units : int or None
+        Compute units to use; by default all that the device has.
 
     Raises
     ------
@@ -50,11 +52,12 @@ class Runtime:
         If the device is of another build than the program was compiled for.
     """
 
-    def __init__(self, program: Program, device: Device) -> None:
+    def __init__(self, program: Program, device: Device, *, units: int | None = None) -> None:
         _check_same_build(program, device)
+        self.units = device.units if units is None else min(units, device.units)
         self.program = program
         self.device = device
-        self._schedules: dict[tuple[tuple[int, ...], int, bool, int], Launch] = {}
+        self._schedules: dict[tuple[tuple[int, ...], int, bool], Launch] = {}
         self._stored: dict[str, bytes] = {}
         self._largest: int | None = None
         self._token = object()
@@ -140,14 +143,14 @@ class Runtime:
         return Outputs(conv, out, report)
 
     def _schedule(self, positions: tuple[int, ...], batch: int, writeback: bool) -> Launch:
-        key = (positions, batch, writeback, self.device.units)
+        key = (positions, batch, writeback)
         if key not in self._schedules:
             self._schedules[key] = schedule(
                 self.program,
                 positions,
                 batch,
                 writeback=writeback,
-                units=self.device.units,
+                units=self.units,
                 memory_bytes=self.device.memory_bytes,
             )
         return self._schedules[key]

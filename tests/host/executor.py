@@ -1,8 +1,8 @@
 """An independent interpreter of descriptors, in numpy: what the accelerator does with a launch's bytes, and no more.
 
-It knows nothing of Programs: it sees memory and descriptors only. It refuses whatever the hardware could not do or would
-do in an undefined order: words read before they were written, loads that race the job before, weights that leave the
-ring before they are used again, misaligned addresses.
+It knows nothing of Programs: it sees memory and descriptors only. It refuses whatever the hardware could not do or
+would do in an undefined order: words read before they were written, loads that race the job before, weights that leave
+the ring before they are used again, misaligned addresses.
 """
 
 from __future__ import annotations
