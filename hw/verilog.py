@@ -41,9 +41,12 @@ class Kernel(Elaboratable):
         p = self.ports
         m.submodules.accelerator = accelerator = Accelerator(self._config)
         m.domains.sync = domain = ClockDomain()
+        m.domains.port = port_domain = ClockDomain(reset_less=True)
+        # A register between the reset pin and the fabric: it has a large fan-out.
+        m.d.port += domain.rst.eq(~p["ap_rst_n"])
         m.d.comb += [
             domain.clk.eq(p["ap_clk"]),
-            domain.rst.eq(~p["ap_rst_n"]),
+            port_domain.clk.eq(p["ap_clk"]),
             p["interrupt"].eq(accelerator.interrupt),
         ]
         for prefix, channels, fields in (
