@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from host import memory
-from host.compiler import compile
+from host import compiler, memory
 from host.launch import Launch, schedule
 from host.models import lenet5
 from host.program import Program
@@ -27,7 +26,7 @@ ROUNDS = 9
 
 
 def _program(config: Config, images: Any) -> Program:
-    return compile(lenet5(pretrained=True), config, calibrate=images)
+    return compiler.compile(lenet5(pretrained=True), config, calibrate=images)
 
 
 def _fill(device: SimulationDevice, launch: Launch, x: np.ndarray) -> None:
@@ -76,7 +75,7 @@ def measure(config: Config | None = None, *, batch: int = BATCH, rounds: int = R
     x = program.quantise_input(images)
     raw_speed, cosim_speed, overhead = [], [], []
     with (
-        SimulationDevice(config, processes=1) as device,
+        closing(SimulationDevice(config, processes=1)) as device,
         closing(Simulator(build(config, variant="raw"), device.memory)) as raw,
     ):
         (positions,) = (positions for _, positions in program.segments())
@@ -97,14 +96,14 @@ def measure(config: Config | None = None, *, batch: int = BATCH, rounds: int = R
             wall = time.perf_counter_ns() - start
             cosim_speed.append(report.cycles / wall * 1e9)
             overhead.append((wall - simulator.page["launch_ns"]) / 1000)
-    with SimulationDevice(config) as device:
+    with closing(SimulationDevice(config)) as device:
         runtime = Runtime(program, device)
         runtime.forward(x, writeback=False)
         walls = []
         for _ in range(rounds):
-            start = time.perf_counter()
+            start = time.perf_counter_ns()
             runtime.forward(x, writeback=False)
-            walls.append(time.perf_counter() - start)
+            walls.append((time.perf_counter_ns() - start) / 1e9)
         processes = device.units
     raw_median, cosim_median = statistics.median(raw_speed), statistics.median(cosim_speed)
     return {
