@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -149,7 +150,7 @@ def _simulate(
             toplevel=toplevel,
             module=module,
             sim_build=str(folder),
-            testcase=None if case is None else f"\\.{case}$",
+            testcase=None if case is None else rf"\.{re.escape(case)}$",
             seed=seed,
             extra_env=dict(environment),
             plus_args=["--trace", "--trace-file", str(waves)] if waves else [],
@@ -211,7 +212,8 @@ def run_bench(
             traced = _build(verilog, toplevel, True, cache)
             WAVES_DIRECTORY.mkdir(exist_ok=True)
             for case in failed:
-                path = (WAVES_DIRECTORY / f"{test_module.rpartition('.')[2]}.{case}.fst").resolve()
+                name = re.sub(r"[^\w.=-]+", "-", f"{test_module.rpartition('.')[2]}.{case}.fst")
+                path = (WAVES_DIRECTORY / name).resolve()
                 _simulate(traced, toplevel, test_module, Path(folder), environment, seed, case, path)
                 notes.append(f"waveform of {case}: {path}")
         else:
