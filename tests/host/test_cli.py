@@ -1,0 +1,146 @@
+"""The command line: one line for expected errors, a remedy for whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from host import cli, data, doctor, models
+from host.program import Program
+from sim import tools
+
+needs_data = pytest.mark.skipif(
+    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
+    reason="Fashion-MNIST is not installed",
+)
+
+
+def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "host.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=120,
+    )
+
+
+def test_help_lists_every_command() -> None:
+    said = CliRunner().invoke(cli.app, ["--help"]).output
+    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "version"):
+        assert command in said
+
+
+@needs_data
+def test_doctor_is_content_with_a_machine_that_was_set_up() -> None:
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert [name for name, finding in found.items() if finding.state == "missing"] == []
+    assert "checksums right" in found["Fashion-MNIST"].found
+
+
+def test_doctor_says_how_to_mend_a_missing_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> tools.Tool:
+        return tools.find_perl(path="/nowhere")
+
+    finding = doctor._tool("perl", missing)
+    assert finding.state == "missing"
+    assert finding.remedy == "run: sudo apt-get install perl"
+
+
+def test_doctor_says_how_to_mend_a_missing_data_set(tmp_path: Path) -> None:
+    finding = doctor.dataset(str(tmp_path))
+    assert finding.state == "missing"
+    assert "no train-images-idx3-ubyte" in finding.remedy
+
+
+def test_doctor_fails_and_names_what_is_missing(tmp_path: Path) -> None:
+    done = redline("doctor", "--data-dir", str(tmp_path / "absent"))
+    assert done.returncode == 1
+    assert "error: missing: Fashion-MNIST" in done.stderr
+
+
+def test_doctor_survives_a_damaged_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"\x00" * 50)
+    monkeypatch.setattr(models, "pretrained_file", lambda name: damaged)
+    finding = doctor.weights()
+    assert (finding.state, finding.remedy) == ("missing", "run: redline pretrain")
+
+
+def test_expected_errors_are_one_line_without_a_traceback(tmp_path: Path) -> None:
+    done = redline("demo", "--data-dir", str(tmp_path / "absent"), "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_data
+def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
+    done = redline("demo", "--device", "fpga", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "no device 'fpga'; there are reference, simulation" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "demo" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--rates", "1e-3,many"], "not a list of numbers"),
+        (["demo", "--rates", "2"], "lie between 0 and 1"),
+        (["demo", "--rates", "0.1,0.1"], "rates must differ"),
+        (["demo", "--resume", "--restart"], "not both"),
+        (["demo", "--resume", "--name", "absent", "--out", "nowhere"], "no run to resume"),
+        (["verify", "--devices", "reference"], "at least two"),
+        (["verify", "--devices", "reference,fpga"], "no device 'fpga'"),
+        (["compile", "alexnet"], "no network 'alexnet'; there are lenet5"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code != 0
+    assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_verify_agrees_with_itself_and_prints_json() -> None:
+    done = redline("verify", "--devices", "reference,reference", "--cases", "3", "--seed", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["cases"], found["mismatches"], found["seed"]) == (3, 0, 5)
+
+
+@needs_data
+def test_compile_shows_the_layers_and_saves_the_program(tmp_path: Path) -> None:
+    done = redline("compile", "lenet5", "--out", str(tmp_path / "lenet.program"), COLUMNS="160")
+    assert done.returncode == 0, done.stderr
+    for name in ("conv1", "conv2", "fc1", "fc2", "fc3"):
+        assert name in done.stdout
+    assert Program.load(tmp_path / "lenet.program").names == ("conv1", "conv2", "fc1", "fc2", "fc3")
+
+
+@needs_data
+def test_pretraining_writes_weights_with_their_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = data.load
+
+    def small(name: str, split: data.Split, *arguments: object, **options: object) -> data.Dataset:
+        return whole(name, split).head(512)
+
+    monkeypatch.setattr(data, "load", small)
+    done = CliRunner().invoke(cli.app, ["pretrain", "--out", str(tmp_path / "w.safetensors"), "--epochs", "1"])
+    assert done.exit_code == 0, done.output
+    made = models.metadata(tmp_path / "w.safetensors")
+    assert (made["seed"], made["epochs"], made["parameters"]) == (1, 1, 61706)
+    models.lenet5(pretrained=tmp_path / "w.safetensors")
+
+
+def test_the_public_face_exports_only_names_that_exist() -> None:
+    import redline as face
+
+    for name in face.__all__:
+        assert hasattr(face, name), name
