@@ -75,7 +75,7 @@ def compile(
         after_relu, images = _evaluate(source, images)
         layer = _choose_fractions(source, name, in_frac, after_relu, per_channel)
         if fold and not layers:
-            layer = folded(layer, config.vec)
+            layer = _folded_if_it_fits(layer, config)
         layers.append(_place(layer, config, fallback))
         name, in_frac = source.name, layer.out_frac
     weights, biases = {}, {}
@@ -149,6 +149,16 @@ def _choose_fractions(
         weight_frac=weight_frac,
         out_frac=out_frac,
     )
+
+
+def _folded_if_it_fits(layer: Layer, config: Config) -> Layer:
+    """Folding saves steps but takes more room on chip: a small accelerator may hold the plain layer only."""
+    tight = folded(layer, config.vec)
+    try:
+        check_layer(tight, config)
+    except CompileError:
+        return layer
+    return tight
 
 
 def _place(layer: Layer, config: Config, fallback: str) -> Layer:

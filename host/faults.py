@@ -16,6 +16,8 @@ from host.program import Program
 if TYPE_CHECKING:
     from host.twin import Twin
 
+NEVER = 1e-300
+"""Rates below are as good as 0, and have no finite mean gap."""
 STORED_SITES = ("weight", "input", "feature")
 """Sites whose bits are stored: what a bit error rate refers to."""
 
@@ -153,7 +155,7 @@ def hits(size: int, rate: float, stream: np.random.Generator) -> npt.NDArray[np.
 
     Draws the gaps between hits (exponential, rounded down to whole places: geometric), so the cost is that of the hits.
     """
-    if rate == 0 or size == 0:
+    if rate < NEVER or size == 0:
         return np.zeros(0, np.int64)
     if rate == 1:
         return np.arange(size, dtype=np.int64)
