@@ -67,8 +67,8 @@ def demo(
         str, typer.Option(help="Soft errors per MAC, one or more.", metavar="R,R,...")
     ] = "0.0003,0.001,0.003",
     test_images: Annotated[int, typer.Option(min=1, max=10_000, help="Images of each evaluation.")] = 2000,
-    train_images: Annotated[int, typer.Option(min=64, help="Images of each retraining.")] = 12_800,
-    lr: Annotated[float, typer.Option(help="Learning rate of retraining.")] = 0.02,
+    train_images: Annotated[int, typer.Option(min=64, help="Images of each retraining.")] = 8192,
+    lr: Annotated[float, typer.Option(help="Learning rate of retraining.")] = 0.03,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     units: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Insist on an interrupted run to go on with.")] = False,

@@ -67,11 +67,11 @@ class Settings:
     vec: int = 8
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     test_images: int = 2000
-    train_images: int = 12_800
+    train_images: int = 8192
     calibration_images: int = 512
     probe_images: int = 256
     batch: int = 64
-    lr: float = 0.02
+    lr: float = 0.03
     momentum: float = 0.9
     threshold: int = 5
     seed: int = 1

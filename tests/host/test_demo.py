@@ -100,7 +100,7 @@ def test_a_finished_run_is_shown_without_computing(finished: Path, monkeypatch: 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(finished: Path) -> None:
     with pytest.raises(
-        RunError, match=r"other parameters: lr was 0.02, now 0.5. Use those, another --name, or --restart"
+        RunError, match=r"other parameters: lr was 0.03, now 0.5. Use those, another --name, or --restart"
     ):
         demo.run(finished, replace(TINY, lr=0.5))
 
