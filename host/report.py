@@ -190,9 +190,9 @@ def results_table(summary: Summary) -> Table:
         "accuracy",
         "95 % interval",
         "change, points [95 %]",
-        "images gained / lost",
-        "McNemar p",
-        "faults an image",
+        "gained / lost",
+        "p",
+        "faults / image",
     ]
     return head, body
 
@@ -330,7 +330,7 @@ def plot(summary: Summary) -> tuple[bytes, bytes]:
         right.margins(x=0.2)
         right.set_xlabel(f"outputs off by more than {summary.settings.get('threshold', 5)} units, %")
         right.legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.1), borderaxespad=0)
-        right.text(0, 1.12, "Where they come from", transform=right.transAxes, fontweight="bold", fontsize=13)
+        right.text(0, 1.12, "Which layer makes the errors", transform=right.transAxes, fontweight="bold", fontsize=13)
 
         png, svg = io.BytesIO(), io.BytesIO()
         # No dates or versions inside: the same run gives the same files.
@@ -455,7 +455,7 @@ STYLE = """
   --good: #00798c; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b4; --line: #343c48; --paper: #14181f;
   --bad: #f08a97; --good: #56c4d6; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 76rem;
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 80rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
