@@ -14,6 +14,8 @@ from hw.config import Config
 if TYPE_CHECKING:
     from sim.probe import Trace
 
+Array = npt.NDArray[Any]
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -23,8 +25,8 @@ class Divergence:
     layer: str | None
     stage: str
     """"read features", "read weights", "on-chip chain", "accumulate", "requantise", "pool", "write conv", "write pool",
-    "memory" (a region nobody should have written), "faults" (another number was applied), "sequence" (records missing or too many)
-    or "launch" (the device failed)."""
+    "memory" (a region nobody should have written), "faults" (another number was applied), "sequence" (records missing
+    or too many) or "launch" (the device failed)."""
     image: int | None = None
     channel: int | None = None
     y: int | None = None
@@ -60,8 +62,8 @@ class Divergence:
 def in_trace(device: str, trace: Trace, jobs: list[Expected], loads: list[bool], config: Config) -> Divergence | None:
     """The first divergence of a probe trace from the expected jobs, or None.
 
-    A record is ordered by the step that caused it, then by stage: operands, accumulator, requantised, pooled. So an error
-    is named where it arises, not where it shows.
+    A record is ordered by the step that caused it, then by stage: operands, accumulator, requantised, pooled. So an
+    error is named where it arises, not where it shows.
 
     Parameters
     ----------
@@ -96,15 +98,14 @@ def _in_job(
     steps, outputs, finals = base
     per_output = job.steps
     candidates: list[tuple[tuple[int, int], str, int]] = []
-    for order, (kind, wanted, seen, start) in enumerate(
-        (
-            ("features", job.features, trace.features, steps),
-            ("weights", job.weights, trace.weights, steps),
-            ("acc", job.acc, trace.acc, steps),
-            ("requant", job.requant, trace.requant, outputs),
-            ("pool", job.pool, trace.pool, finals),
-        )
-    ):
+    compared: list[tuple[str, Array, Array, int]] = [
+        ("features", job.features, trace.features, steps),
+        ("weights", job.weights, trace.weights, steps),
+        ("acc", job.acc, trace.acc, steps),
+        ("requant", job.requant, trace.requant, outputs),
+        ("pool", job.pool, trace.pool, finals),
+    ]
+    for order, (kind, wanted, seen, start) in enumerate(compared):
         at = _first_difference(wanted, seen[start : start + len(wanted)])
         if at is None:
             continue
@@ -120,7 +121,7 @@ def _in_job(
     return _describe(device, trace, job, load, base, config, kind, at)
 
 
-def _first_difference(wanted: npt.NDArray[Any], seen: npt.NDArray[Any]) -> int | None:
+def _first_difference(wanted: Array, seen: Array) -> int | None:
     """First record that differs; records that are missing do."""
     different = (wanted[: len(seen)] != seen).reshape(len(seen), -1).any(axis=1)
     if different.any():
@@ -133,13 +134,14 @@ def _describe(
 ) -> Divergence:
     steps, outputs, finals = base
     layer = job.layer
-    wanted, seen, cycles, start = {
+    places: dict[str, tuple[Array, Array, Array, int]] = {
         "features": (job.features, trace.features, trace.step_cycle, steps),
         "weights": (job.weights, trace.weights, trace.step_cycle, steps),
         "acc": (job.acc, trace.acc, trace.acc_cycle, steps),
         "requant": (job.requant, trace.requant, trace.requant_cycle, outputs),
         "pool": (job.pool, trace.pool, trace.pool_cycle, finals),
-    }[kind]
+    }
+    wanted, seen, cycles, start = places[kind]
     if start + at >= len(seen):
         note = f"the probes stop: {kind} record {at} of {len(wanted)} of this layer's job is missing"
         return Divergence(device, layer.name, "sequence", note=note)
@@ -199,5 +201,5 @@ def _window(job: Expected, at: int, lane: int) -> list[int]:
     return [int(job.requant[(plane * oh + r) * ow + c, lane]) for r in rows for c in columns]
 
 
-def _first_unequal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:
+def _first_unequal(a: Array, b: Array) -> int:
     return int(a.reshape(-1)[np.argmax((a != b).reshape(-1))])

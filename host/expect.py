@@ -1,4 +1,4 @@
-"""What the accelerator's probes must show for each job: operands, accumulators and results, in the order of the steps."""
+"""What the accelerator's probes must show for each job: operands, accumulators, results, in the steps' order."""
 
 from __future__ import annotations
 

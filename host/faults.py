@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class Combined(Fault):
         plan = FaultPlan.of(program.names)
         for number, part in enumerate(self.parts):
             # Each part has a stream of its own: two equal models would otherwise cancel.
-            own = seed if number == 0 else int(_stream(seed, "part", number).integers(1 << 62))
+            own = seed if number == 0 else int(_Streams(seed, "part", number).of(0).integers(1 << 62))
             plan = plan + part.draw(program, first_image, images, own)
         return plan
 
@@ -114,23 +114,27 @@ class SoftErrors(Fault):
         rows: list[npt.NDArray[np.int64]] = []
         for site in self.sites:
             for layer in range(len(program.layers)):
+                streams = _Streams(seed, site, layer)
                 where = [EVERY_IMAGE] if site == "weight" else range(first_image, first_image + images)
+                outputs, steps = extents(program, layer, site)
+                if not outputs:
+                    continue
                 for image in where:
-                    output, step, bit = self._one(program, layer, site, _stream(seed, site, image + 1, layer))
-                    rows.append(_rows(image, layer, site, output, step, bit))
+                    output, step, bit = self._one(outputs, steps, SITE_BITS[site], streams.of(image + 1))
+                    if len(output):
+                        rows.append(_rows(image, layer, site, output, step, bit))
         return FaultPlan.of(program.names, *(np.concatenate(rows, axis=1) if rows else ()))
 
     def _one(
-        self, program: Program, layer: int, site: str, stream: np.random.Generator
+        self, outputs: int, steps: int, bits: int, stream: np.random.Generator
     ) -> tuple[npt.NDArray[np.int64], ...]:
         """(output, step, bit) of the hits in one image of one layer at one site."""
-        outputs, steps = extents(program, layer, site)
         if self.per == "mac":
             hit = hits(outputs * steps, self.rate, stream)
             output, step = np.divmod(hit, steps)
-            return output, step, stream.integers(SITE_BITS[site], size=len(hit))
-        hit = hits(outputs * SITE_BITS[site], self.rate, stream)
-        output, bit = np.divmod(hit, SITE_BITS[site])
+            return output, step, (stream.random(len(hit)) * bits).astype(np.int64)
+        hit = hits(outputs * bits, self.rate, stream)
+        output, bit = np.divmod(hit, bits)
         return output, np.zeros_like(output), bit
 
 
@@ -173,13 +177,23 @@ def hits(size: int, rate: float, stream: np.random.Generator) -> npt.NDArray[np.
     return np.concatenate(found)
 
 
-def _stream(seed: int, purpose: str, *key: int) -> np.random.Generator:
-    """A counter-based stream of its own for each key."""
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, not {seed}")
-    number = (*SITES, "part", "canary").index(purpose)
-    sequence = np.random.SeedSequence([seed, number, *key])
-    return np.random.Generator(np.random.Philox(sequence))
+class _Streams:
+    """Counter-based random streams: one key a (seed, purpose, layer), one range of 2**192 counters a block (image)."""
+
+    def __init__(self, seed: int, purpose: str, key: int) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {seed}")
+        words = np.random.SeedSequence([seed, (*SITES, "part").index(purpose), key]).generate_state(2, np.uint64)
+        self._bits = np.random.Philox(key=words)
+        self._start: Any = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def of(self, block: int) -> np.random.Generator:
+        """The stream of one block, from its beginning; valid until the next call."""
+        # Moving the counter costs a tenth of making a generator, and images are many.
+        self._start["state"]["counter"][:] = (0, 0, 0, block)
+        self._bits.state = self._start
+        return self._generator
 
 
 def _rows(image: int, layer: int, site: str, *columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

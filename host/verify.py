@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -276,7 +276,7 @@ def _shrink(case: Case, name: str, oracle: Device, device: Device) -> Case:
 
     small = case
     for change in ({"units": 1}, {"writeback": True}, {"plan": None}):
-        tried = replace(small, **change)  # type: ignore[arg-type]
+        tried = replace(small, **change)
         if fails(tried):
             small = tried
     if len(small.x) > 1:
@@ -329,10 +329,9 @@ class _TracingWitness(Witness):
         try:
             return super()._execute(launch)
         finally:
-            try:
+            # If the simulator died, the launch's own error says why.
+            with suppress(DeviceError):
                 self.traces.append(self.device.trace())  # type: ignore[attr-defined]
-            except DeviceError:
-                pass  # the simulator died: the launch's own error says why
 
 
 def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
