@@ -389,9 +389,9 @@ def writeback_words(summary: Summary) -> str:
     """What the write-back table shows."""
     wb = summary.writeback
     same = (
-        "Both gave the same predictions."
+        "Both gave the same outputs, byte for byte."
         if wb.equal
-        else "THE PREDICTIONS DIFFER: this is a defect of the accelerator."
+        else "THE OUTPUTS DIFFER: the accelerator has a defect."
     )
     if not wb.off.cycles:
         return f"{same} This device counts no cycles; use the simulation for those."

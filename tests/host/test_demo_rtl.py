@@ -1,0 +1,56 @@
+"""The demo on the RTL: the same table as on the reference, byte for byte, and cycles counted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from host import data, demo
+
+pytestmark = pytest.mark.skipif(
+    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
+    reason="Fashion-MNIST is not installed",
+)
+
+TINY = demo.Settings(
+    rates=(1e-3,), test_images=48, train_images=64, batch=16, calibration_images=64, probe_images=16
+)  # fmt: skip
+COUNTED = ("cycles", "mac_cycles", "stall_cycles", "bytes_read", "bytes_written")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+
+
+def test_the_rtl_gives_the_references_table_and_counts_cycles(tmp_path: Path) -> None:
+    demo.run(tmp_path / "rtl", TINY)
+    demo.run(tmp_path / "reference", replace(TINY, device="reference"))
+    ours, oracle = rows(tmp_path / "rtl"), rows(tmp_path / "reference")
+    for mine, theirs in zip(ours, oracle, strict=True):
+        for name, value in mine.items():
+            if name not in COUNTED:
+                assert value == theirs[name], name
+    for row in ours[1:]:
+        assert int(row["cycles"]) > int(row["mac_cycles"]) > 0
+    for stage in ("int8", "original 0.001", "CLP 0.001", "TWA 0.001", "TWA+CLP 0.001"):
+        digests = [
+            json.loads((tmp_path / kind / "state" / f"{stage}.json").read_text())["digest"]
+            for kind in ("rtl", "reference")
+        ]
+        assert digests[0] == digests[1], stage
+    report = (tmp_path / "rtl" / "report.md").read_text()
+    assert "computed by the accelerator's RTL" in report
+    assert "Both gave the same outputs, byte for byte." in report
+
+
+def test_write_back_costs_bytes_and_changes_no_output(tmp_path: Path) -> None:
+    folder = tmp_path / "rtl"
+    demo.run(folder, TINY)
+    off, on = (json.loads((folder / "state" / f"{name}.json").read_text()) for name in ("int8", "int8 write-back"))
+    assert off["digest"] == on["digest"]
+    assert on["report"]["bytes_written"] > 100 * off["report"]["bytes_written"] > 0
