@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import Config
-from hw.lane import ACCUMULATOR_BITS, Lane, sum_delay
+from hw.lane import ACCUMULATOR_BITS, FEATURE_BITS, Lane, sum_delay
 from hw.requantise import Requantise
 
 
@@ -90,6 +90,12 @@ class MacArray(wiring.Component):
         weights = Signal(8 * config.lanes * config.vec, reset_less=True)
         m.d.sync += [features.eq(Mux(self.flags.padding, 0, self.features)), weights.eq(self.weights)]
 
+        # The multipliers' feature inputs, which all lanes share (their weight inputs are in the lanes).
+        multiplicands = Signal(data.ArrayLayout(FEATURE_BITS, config.vec), reset_less=True)
+        for index in range(config.vec):
+            feature = features.word_select(index, 8)
+            m.d.sync += multiplicands[index].eq(Cat(feature, Mux(feature[7], (1 << (FEATURE_BITS - 8)) - 1, 0)))
+
         # The step's flags, delayed to meet its sum; [0] is aligned with the operand registers.
         valid = Signal(self._sum_delay)
         flags = [Signal(STEP_FLAGS, name=f"flags_{i}", reset_less=True) for i in range(self._sum_delay)]
@@ -119,7 +125,7 @@ class MacArray(wiring.Component):
             with m.If(accumulate):
                 m.d.sync += shift.eq(params[index].shift)
             m.d.comb += [
-                lane.features.eq(features),
+                lane.features.eq(multiplicands.as_value()),
                 lane.weights.eq(weights.word_select(index, 8 * config.vec)),
                 lane.bias.eq(params[index].bias),
                 lane.accumulate.eq(accumulate),

@@ -10,7 +10,8 @@ from amaranth.utils import exact_log2
 
 from hw.config import Config
 
-ADDRESS_BITS = 64
+ADDRESS_BITS = 48
+"""Bits of a byte address that are kept and computed with; the port's upper address bits are zero."""
 BOUNDARY = 4096
 """No burst crosses a multiple of this many bytes."""
 MAX_BEATS = 64

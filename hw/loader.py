@@ -50,7 +50,7 @@ class FeatureLoader(wiring.Component):
 
         # Asking: one region a segment. Every beat has a place to go, so there is always room.
         m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9)
-        segment_addr = Signal(64, reset_less=True)
+        segment_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
         to_ask = Signal(32)
         first_slot = segment_addr[word_log2:beat_log2] if slots > 1 else C(0, 1)
         m.d.comb += [
@@ -64,8 +64,8 @@ class FeatureLoader(wiring.Component):
             m.d.sync += [segment_addr.eq(segment_addr + job.load_stride), to_ask.eq(to_ask - 1)]
 
         # Unpacking: a word a cycle, from the slots of each beat that belong to the segment.
-        unpack_addr = Signal(64, reset_less=True)
-        next_unpack_addr = Signal(64)
+        unpack_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
+        next_unpack_addr = Signal(axi.ADDRESS_BITS)
         m.d.comb += next_unpack_addr.eq(unpack_addr + job.load_stride)
         slot = Signal(range(slots), reset_less=True) if slots > 1 else C(0, 1)
         to_unpack, words = Signal(32), Signal(32, reset_less=True)
@@ -141,7 +141,7 @@ class WeightLoader(wiring.Component):
         # A burst never needs more than a quarter of the ring, so that loading goes on while the array works.
         longest = min(axi.MAX_BEATS, config.weight_words * self._beats_per_word // 4)
         m.submodules.reader = reader = axi.BurstReader(config, longest, self._room_bits)
-        addr = Signal(64, reset_less=True)
+        addr = Signal(axi.ADDRESS_BITS, reset_less=True)
         group_beats, groups = Signal(32, reset_less=True), Signal(16)
         m.d.comb += [
             self.start.ready.eq(groups == 0),
@@ -204,7 +204,7 @@ class ParamLoader(wiring.Component):
         m.submodules.reader = reader = axi.BurstReader(config, min(group_beats, axi.MAX_BEATS), 9)
         m.submodules.queue = queue = SyncFIFOBuffered(width=config.lanes * (ACCUMULATOR_BITS + 5), depth=PARAM_GROUPS)
         free = Signal(range(PARAM_GROUPS + 1), init=PARAM_GROUPS)  # groups not asked for
-        addr, groups = Signal(64, reset_less=True), Signal(16)
+        addr, groups = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(16)
         asked = Signal()
         m.d.comb += [
             self.start.ready.eq(groups == 0),

@@ -70,7 +70,7 @@ class Sequencer(wiring.Component):
         m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9)
         fetched = Signal(beats * config.port_bits, reset_less=True)
         arrived = Signal(range(beats + 1))
-        fetch_addr, to_fetch = Signal(64, reset_less=True), Signal(32)
+        fetch_addr, to_fetch = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(32)
         fetching, fetched_valid, fetched_taken = Signal(), Signal(), Signal()
         m.d.comb += [
             reader.room.eq(C(1, 1).replicate(9)),

@@ -9,7 +9,6 @@ from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.utils import exact_log2
 
 from hw.accelerator import Accelerator, probes
-from hw.axi import ADDRESS_BITS
 from hw.config import Config
 from hw.control import ADDRESS as CONTROL_ADDRESS
 
@@ -118,7 +117,7 @@ def _control_ports() -> dict[str, int]:
 
 
 def _memory_ports(config: Config) -> dict[str, int]:
-    burst = {"valid": 1, "ready": 1, "addr": ADDRESS_BITS, "len": 8, "size": 3, "burst": 2}
+    burst = {"valid": 1, "ready": 1, "addr": 64, "len": 8, "size": 3, "burst": 2}
     return {
         **{f"aw{name}": bits for name, bits in burst.items()},
         "wvalid": 1,

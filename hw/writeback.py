@@ -27,7 +27,7 @@ class WriteBack(wiring.Component):
         Write; otherwise outputs are taken and dropped.
     width, height, images, groups : In(16)
         Extents of the output; channel groups of VEC to write.
-    base : In(64), plane, image : In(32)
+    base : In(ADDRESS_BITS), plane, image : In(32)
         Byte address of image 0; bytes between channel groups and between images.
     input : In(stream of 8*LANES)
     port : Out(WritePort)
@@ -45,7 +45,7 @@ class WriteBack(wiring.Component):
                 "height": In(16),
                 "images": In(16),
                 "groups": In(16),
-                "base": In(64),
+                "base": In(axi.ADDRESS_BITS),
                 "plane": In(32),
                 "image": In(32),
                 "input": In(stream.Signature(8 * config.lanes)),
@@ -60,7 +60,7 @@ class WriteBack(wiring.Component):
         vec, lanes = config.vec, config.lanes
         parts, subs = max(1, lanes // vec), max(1, vec // lanes)
 
-        m.submodules.place = place = OutputPlace(config)
+        m.submodules.place = place = OutputPlace(config, axi.ADDRESS_BITS)
         m.d.comb += [
             place.start.eq(self.start),
             place.width.eq(self.width),
@@ -76,13 +76,19 @@ class WriteBack(wiring.Component):
         m.submodules.staging = staging = Memory(shape=8 * lanes, depth=2 * CHUNK, init=[])
         stage_write, stage_read = staging.write_port(), staging.read_port()
         chunk = data.StructLayout(
-            {"addr": 64, "plane": 32, "count": range(CHUNK + 1), "parts": range(parts + 1), "sub": range(subs)}
+            {
+                "addr": axi.ADDRESS_BITS,
+                "plane": 32,
+                "count": range(CHUNK + 1),
+                "parts": range(parts + 1),
+                "sub": range(subs),
+            }
         )
         chunks = [Signal(chunk, name=f"chunk_{half}", reset_less=True) for half in range(2)]
         full = Signal(2)
         half = Signal()
         at = Signal(range(CHUNK))
-        chunk_addr = Signal(64, reset_less=True)
+        chunk_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
         take = Signal()
         m.d.comb += [
             self.input.ready.eq(~full.bit_select(half, 1)),
@@ -121,7 +127,7 @@ class WriteBack(wiring.Component):
         now = Signal(chunk)
         m.d.comb += now.eq(Mux(out_half, chunks[1], chunks[0]))
         part = Signal(range(parts))
-        part_addr, addr = Signal(64, reset_less=True), Signal(64, reset_less=True)
+        part_addr, addr = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(axi.ADDRESS_BITS, reset_less=True)
         begin = Signal(range(CHUNK + 1), reset_less=True)  # first word of the burst in the chunk
         run = Signal(range(CHUNK + 1), reset_less=True)  # words of the burst
         to_boundary = Signal(range(boundary_words + 1))

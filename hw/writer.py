@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import C, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hw import descriptor
 from hw.buffers import feature_write
@@ -38,7 +39,7 @@ class Store(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, job = self._config, self.job
-        place = OutputPlace(config)
+        place = OutputPlace(config, exact_log2(config.feature_words))
         m.submodules.place = place
         address = range(config.feature_words)
         m.d.comb += [
@@ -89,6 +90,11 @@ class OutputPlace(wiring.Component):
 
     Addresses are in whatever unit `base`, `plane`, `image` and `pixel` are given in (words or bytes).
 
+    Parameters
+    ----------
+    bits : int
+        Width of an address.
+
     Members
     -------
     start : In(1)
@@ -96,9 +102,9 @@ class OutputPlace(wiring.Component):
     advance : In(1)
         Go to the next output.
     width, height, images : In(16)
-    base : In(64), plane, image : In(32), pixel : In(8)
+    base : In(bits), plane, image : In(32), pixel : In(8)
         Address of the first output; distances between channel groups of VEC, images, and pixels.
-    addr : Out(64)
+    addr : Out(bits)
         Address of the current output's first (or only) channel group.
     group : Out
         Index of that channel group of VEC.
@@ -108,8 +114,9 @@ class OutputPlace(wiring.Component):
         The current output is the last of its (output group, image).
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bits: int) -> None:
         self._config = config
+        self._bits = bits
         self._subs = max(1, config.vec // config.lanes)
         super().__init__(
             {
@@ -118,11 +125,11 @@ class OutputPlace(wiring.Component):
                 "width": In(16),
                 "height": In(16),
                 "images": In(16),
-                "base": In(64),
+                "base": In(bits),
                 "plane": In(32),
                 "image": In(32),
                 "pixel": In(8),
-                "addr": Out(64),
+                "addr": Out(bits),
                 "group": Out(16),
                 "sub": Out(range(self._subs)),
                 "last_of_plane": Out(1),
@@ -134,8 +141,8 @@ class OutputPlace(wiring.Component):
         config = self._config
         parts = max(1, config.lanes // config.vec)
         x, y, image = Signal(16, reset_less=True), Signal(16, reset_less=True), Signal(16, reset_less=True)
-        group_base, image_base = Signal(64, reset_less=True), Signal(64, reset_less=True)
-        next_image, next_group = Signal(64), Signal(64)
+        group_base, image_base = Signal(self._bits, reset_less=True), Signal(self._bits, reset_less=True)
+        next_image, next_group = Signal(self._bits), Signal(self._bits)
         m.d.comb += [
             next_image.eq(image_base + self.image),
             next_group.eq(group_base + self.plane * parts),
