@@ -35,9 +35,7 @@ class LaunchReport:
     faults_applied: int = 0
 
     def __add__(self, other: LaunchReport) -> LaunchReport:
-        return LaunchReport(
-            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
-        )
+        return LaunchReport(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 class Device(ABC):
