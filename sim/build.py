@@ -31,6 +31,8 @@ RTL = ("rtl/system.sv", "rtl/axi_memory.sv", "rtl/control_master.sv")
 NATIVE = ("native/process.cpp", "native/memory.cpp", "native/probe.cpp")
 EXECUTABLE = "simulator"
 LOG_LINES = 30
+FULL_BYTES = 1 << 20
+"""A disk with less free space than this is full."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def _sources(config: Config, variant: Variant) -> tuple[str, ...]:
 def _diagnose(step: str, output: str, cache: Path) -> BuildError:
     """What a failed build step means, from what it printed."""
     tail = "\n".join(output.strip().splitlines()[-LOG_LINES:])
-    if "No space left on device" in output or "File too large" in output:
+    # Not every tool says why it could not write.
+    full = shutil.disk_usage(cache).free < FULL_BYTES
+    if full or "No space left on device" in output or "File too large" in output:
         return BuildError(
             f"no space left while building in {cache}: free some, or point REDLINE_CACHE at another disk\n{tail}"
         )

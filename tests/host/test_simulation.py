@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,8 +34,16 @@ FAULTY = Config(saboteur=True)
 
 def device(config: Config = PLAIN, **options: Any) -> SimulationDevice:
     """A toy device."""
-    options = {"processes": 1, "memory_bytes": 1 << 22, "launch_timeout_s": 1.0} | options
+    options = {"processes": 1, "memory_bytes": 1 << 22, "launch_timeout_s": 2.0} | options
     return SimulationDevice(config, verilog=toy_verilog(config), **options)
+
+
+@pytest.fixture
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working and temporary folder that no one else uses, for this process and those it starts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -138,6 +148,7 @@ def test_a_program_for_another_accelerator_is_refused() -> None:
         one.launch(launch([(0x10000, 0x20000, 64)], config=Config(pool_columns=32)))
 
 
+@pytest.mark.usefixtures("own_place")
 def test_gateware_of_another_build_is_refused() -> None:
     before = footprint()
     with pytest.raises(DeviceError, match="the gateware in the simulator is of another build"):
@@ -174,7 +185,7 @@ def interfere(device: SimulationDevice, unit: int, number: signal.Signals) -> th
 
 @pytest.mark.parametrize(
     ("number", "report"),
-    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "hangs: no progress in 1 s")],
+    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "hangs: no progress in 2 s")],
 )
 def test_a_simulator_lost_in_the_middle_of_a_launch_is_replaced_and_the_launch_repeated(
     pair: SimulationDevice, number: signal.Signals, report: str, caplog: pytest.LogCaptureFixture
@@ -230,6 +241,7 @@ def test_an_interrupted_launch_leaves_nothing_running_and_no_answer_behind() -> 
         np.testing.assert_array_equal(one.read(0x30000, 64), np.arange(64))
 
 
+@pytest.mark.usefixtures("own_place")
 def test_closing_ends_every_process_and_leaves_no_file(capfd: pytest.CaptureFixture[str]) -> None:
     before = footprint()
     one = device(processes=3)

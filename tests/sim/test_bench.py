@@ -57,7 +57,7 @@ def test_a_fifo_keeps_order_under_back_pressure(fifo: str, pause_in: float, paus
 def test_a_stream_that_withdraws_its_offer_is_caught() -> None:
     text = component_verilog(Fifo(fickle=True), "fifo")
     with pytest.raises(BenchFailed, match=r"(?s)keeps_order failed.*which vanished before it was taken"):
-        run_bench(text, "fifo", FIFO, parameters={"PAUSE_IN": 0, "PAUSE_OUT": 0.5})
+        run_bench(text, "fifo", FIFO, parameters={"PAUSE_IN": 0, "PAUSE_OUT": 0.5}, waves=False)
 
 
 def test_a_failure_names_the_case_and_offers_a_waveform(fifo: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +84,15 @@ def test_a_disk_that_fills_up_during_the_build_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(BuildError, match=r"no space left while building in .*free some, or point REDLINE_CACHE"):
         build(Config(), verilog=toy_verilog(Config()), tools=tools, cache=cache)
     assert {path.name for path in cache.rglob("*")} == {"lock", "model"}
+
+
+def test_a_full_disk_is_named_even_if_the_tool_that_met_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    tools = with_fake_verilator(tmp_path, "echo 'cannot write'; exit 1")
+    with pytest.raises(BuildError, match=r"(?s)no space left while building in .*cannot write"):
+        build(Config(), verilog=toy_verilog(Config()), tools=tools, cache=tmp_path / "cache")
 
 
 def test_a_tool_that_vanished_is_named(tmp_path: Path) -> None:

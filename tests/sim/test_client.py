@@ -30,10 +30,10 @@ LAUNCH = {"descriptors": 0x100, "jobs": 1}
 
 @pytest.fixture
 def simulator(toy: Model, memory: DeviceMemory) -> Iterator[Simulator]:
-    """A simulator that counts as hung after a second, on memory with one copy job."""
+    """A simulator that counts as hung after two seconds, on memory with one copy job."""
     put(memory, copies((0x4000, 0x8000, 64)))
     memory.array[0x4000:0x4040] = np.arange(64)
-    with closing(Simulator(toy, memory, hang_s=1.0)) as simulator:
+    with closing(Simulator(toy, memory, hang_s=2.0)) as simulator:
         yield simulator
 
 
@@ -51,6 +51,7 @@ def begin_forever(simulator: Simulator, memory: DeviceMemory) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.usefixtures("own_place")
 def test_a_simulator_prints_nothing_and_leaves_nothing(
     toy: Model, memory: DeviceMemory, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +94,7 @@ def test_a_simulator_killed_between_launches_is_reported(simulator: Simulator) -
 def test_a_stopped_simulator_counts_as_hung(simulator: Simulator, memory: DeviceMemory) -> None:
     begin_forever(simulator, memory)
     os.kill(simulator.pid, signal.SIGSTOP)
-    with pytest.raises(SimulatorFailed, match=r"hangs: no progress in 1 s at cycle \d+"):
+    with pytest.raises(SimulatorFailed, match=r"hangs: no progress in 2 s at cycle \d+"):
         simulator.finish()
     simulator.close()
     assert not alive(simulator.pid)
@@ -107,9 +108,11 @@ def test_an_accelerator_that_never_finishes_is_reported(simulator: Simulator, me
 
 def test_a_slow_simulator_that_makes_progress_is_waited_for(simulator: Simulator, memory: DeviceMemory) -> None:
     put(memory, copies((0x4000, 0x8000, 64), flags=HANG))
+    simulator.wait_ready()
+    simulator.hang_s = 0.3
     start = time.monotonic()
     with pytest.raises(SimulatorFailed, match="did not raise its interrupt"):
-        simulator.launch(LAUNCH, 40_000_000)
+        simulator.launch(LAUNCH, 20_000_000)
     assert time.monotonic() - start > simulator.hang_s
 
 
@@ -169,6 +172,7 @@ def host() -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.kill()
 
 
+@pytest.mark.usefixtures("own_place")
 def test_the_simulator_dies_with_a_killed_host(host: tuple[subprocess.Popen[str], int]) -> None:
     process, simulator = host
     before = footprint()
