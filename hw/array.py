@@ -16,16 +16,17 @@ def group_params(config: Config) -> data.ArrayLayout:
     return data.ArrayLayout(data.StructLayout({"bias": signed(ACCUMULATOR_BITS), "shift": 5}), config.lanes)
 
 
-STEP_FLAGS = data.StructLayout(
-    {
+def step_flags(config: Config) -> data.StructLayout:
+    """Layout of what travels with a step through the pipeline."""
+    flags = {
         "first": 1,  # first step of an output
         "last": 1,  # last step of an output
         "group": 1,  # first step of an output group: take its parameters
         "padding": 1,  # the tap lies outside the input: its features are zero
-        "flip": 1,  # a fault hits the accumulators after this step
     }
-)
-"""What travels with a step through the pipeline."""
+    if config.saboteur:
+        flags["flip"] = 1  # a fault hits the accumulators after this step
+    return data.StructLayout(flags)
 
 
 class MacArray(wiring.Component):
@@ -40,7 +41,7 @@ class MacArray(wiring.Component):
 
     Members
     -------
-    valid : In(1), flags : In(STEP_FLAGS)
+    valid : In(1), flags : In(step_flags)
         A step; its operands are at `features`, `weights` in the same cycle.
     features : In(8*VEC), weights : In(8*LANES*VEC)
     relu : In(1)
@@ -60,7 +61,7 @@ class MacArray(wiring.Component):
         self.delay = self._sum_delay + 1 + Requantise.delay
         members = {
             "valid": In(1),
-            "flags": In(STEP_FLAGS),
+            "flags": In(step_flags(config)),
             "features": In(8 * config.vec),
             "weights": In(8 * config.lanes * config.vec),
             "relu": In(1),
@@ -98,7 +99,7 @@ class MacArray(wiring.Component):
 
         # The step's flags, delayed to meet its sum; [0] is aligned with the operand registers.
         valid = Signal(self._sum_delay)
-        flags = [Signal(STEP_FLAGS, name=f"flags_{i}", reset_less=True) for i in range(self._sum_delay)]
+        flags = [Signal(step_flags(config), name=f"flags_{i}", reset_less=True) for i in range(self._sum_delay)]
         m.d.sync += valid.eq(Cat(self.valid, valid))
         m.d.sync += flags[0].eq(self.flags)
         m.d.sync += [later.eq(earlier) for earlier, later in zip(flags, flags[1:], strict=False)]

@@ -83,7 +83,8 @@ class Config:
             )
         if self.weight_words < 16:
             raise ConfigError(
-                f"weight_bytes must hold at least 16 words of {self.lanes * self.vec} bytes, not {self.weight_bytes} bytes"
+                f"weight_bytes must hold at least 16 words of {self.lanes * self.vec} bytes, "
+                f"not {self.weight_bytes} bytes"
             )
 
     @property

@@ -25,8 +25,8 @@ def sum_delay(vec: int) -> int:
 class Lane(wiring.Component):
     """Sum of VEC int8 products a cycle, accumulated in wrapping int32.
 
-    The registers, in order: multiplier inputs (the feature inputs lie outside, shared by all lanes), products, one level
-    per adder of the tree, accumulator.
+    The registers, in order: multiplier inputs (those of the features lie outside, shared by all lanes), products, one
+    level per adder of the tree, accumulator.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ class Saboteur(wiring.Component):
     stop : In(1)
         End of the launch: forget what was not used.
     idle : Out(1)
-        No event is on its way from memory.
+        No event is on its way from memory, and a stopped launch is forgotten: it may start.
     port : Out(ReadPort)
     job, slot : In(32)
         Where the stage stands.
@@ -77,8 +77,8 @@ class Saboteur(wiring.Component):
         m = Module()
         config, bits = self._config, self._bits
         width = bits * config.lanes
-        clear = Signal()
-        m.d.comb += clear.eq(self.start | self.stop)
+        clear, quiet, draining = Signal(), Signal(), Signal()
+        m.d.comb += clear.eq(self.start | self.stop | draining)
 
         # Events from memory: beats wait in a queue that was reserved when they were asked for.
         m.submodules.reader = reader = axi.BurstReader(config, BUFFERED_BEATS // 2, BUFFERED_BEATS.bit_length())
@@ -99,7 +99,8 @@ class Saboteur(wiring.Component):
             beats.w_en.eq(self.port.data.valid),
             self.port.data.ready.eq(1),
             beats.r_en.eq(pop),
-            self.idle.eq(~to_ask & reader.idle & (on_the_way == 0)),
+            quiet.eq(~to_ask & reader.idle & (on_the_way == 0)),
+            self.idle.eq(quiet & ~draining),
         ]
         connect(m, reader.request, flipped(self.port.request))
         m.d.sync += [
@@ -130,7 +131,7 @@ class Saboteur(wiring.Component):
             have = Signal(range(beats_per_event + 1))
             m.d.comb += [
                 event.eq(held),
-                event_valid.eq(have == beats_per_event),
+                event_valid.eq((have == beats_per_event) & (remaining != 0)),
                 pop.eq((have != beats_per_event) & (remaining != 0)),
             ]
             with m.If(pop & beats.r_rdy):
@@ -177,7 +178,7 @@ class Saboteur(wiring.Component):
         nothing_left = Signal()
         head = Signal(KEY)
         m.d.comb += [
-            nothing_left.eq((remaining == 0) & (merged == 0) & ~keys.r_rdy & (keys.level == 0)),
+            nothing_left.eq((remaining == 0) & (merged == 0) & (keys.level == 0)),
             head.eq(keys.r_data),
             self.known.eq(keys.r_rdy | nothing_left),
             self.hit.eq(keys.r_rdy & (head.job == self.job) & (head.slot == self.slot)),
@@ -190,7 +191,6 @@ class Saboteur(wiring.Component):
             m.d.sync += self.applied.eq(self.applied + counts.r_data)
 
         # Leftovers (events that name no place) are drained between launches.
-        draining = Signal()
         with m.If(self.start):
             m.d.sync += [remaining.eq(self.count), to_ask.eq(self.count != 0), self.applied.eq(0), merged.eq(0)]
             if per_beat > 1:
@@ -201,6 +201,7 @@ class Saboteur(wiring.Component):
             m.d.sync += [draining.eq(1), remaining.eq(0), merged.eq(0)]
         with m.If(draining):
             m.d.comb += [pop.eq(1), keys.r_en.eq(1), masks.r_en.eq(1), counts.r_en.eq(1)]
-            with m.If(self.idle & (free == BUFFERED_BEATS) & ~keys.r_rdy & ~masks.r_rdy & ~counts.r_rdy):
+            empty = Cat(queue.level == 0 for queue in (keys, counts, masks)).all()
+            with m.If(quiet & (free == BUFFERED_BEATS) & empty):
                 m.d.sync += draining.eq(0)
         return m

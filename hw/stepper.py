@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw import descriptor
-from hw.array import STEP_FLAGS
+from hw.array import step_flags
 from hw.buffers import ring_pointer
 from hw.config import Config
 
@@ -24,7 +24,7 @@ class Stepper(wiring.Component):
         Begin the job described by `job`, which stays constant until `done`.
     done : Out(1)
         Every step has been issued.
-    valid : Out(1), flags : Out(STEP_FLAGS)
+    valid : Out(1), flags : Out(step_flags)
         A step, one cycle after its addresses: aligned with what the buffers deliver.
     feature_addr : Out
     weight_ptr, keep_ptr : Out, weight_ready : In(1)
@@ -52,7 +52,7 @@ class Stepper(wiring.Component):
             "job": In(descriptor.LAYOUT),
             "done": Out(1, init=1),
             "valid": Out(1),
-            "flags": Out(STEP_FLAGS),
+            "flags": Out(step_flags(config)),
             "feature_addr": Out(range(config.feature_words)),
             "weight_ptr": Out(ring_pointer(config)),
             "keep_ptr": Out(ring_pointer(config)),
@@ -149,8 +149,10 @@ class Stepper(wiring.Component):
             self.flags.last.eq(last_step),
             self.flags.group.eq(first_of_group),
             self.flags.padding.eq(~inside),
-            self.flags.flip.eq(self.hit if config.saboteur else C(0)),
         ]
+
+        if config.saboteur:
+            m.d.sync += self.flags.flip.eq(self.hit)
 
         with m.If(step):
             m.d.sync += [kx.eq(kx + 1), tap.eq(tap + 1), x.eq(x + 1)]

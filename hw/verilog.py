@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.utils import exact_log2
@@ -140,6 +138,8 @@ def _memory_ports(config: Config) -> dict[str, int]:
 def generate(config: Config) -> str:
     """Verilog text of module `redline` for `config`."""
     kernel = Kernel(config)
-    with warnings.catch_warnings():
-        # Amaranth warns of long strings of `Mux` it lowers; nothing of it concerns the caller.
-        return str(verilog.convert(kernel, name=TOP, ports=list(kernel.ports.values()), strip_internal_attrs=True))
+    # Without source locations: they would make every comment a new design for whoever caches builds.
+    text = verilog.convert(
+        kernel, name=TOP, ports=list(kernel.ports.values()), emit_src=False, strip_internal_attrs=True
+    )
+    return str(text)
