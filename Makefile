@@ -29,7 +29,7 @@ test: $(STAMP) ## the fast tests
 	$(VENV)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 sim: $(STAMP) ## the RTL benches (WAVES=1 leaves an FST of what failed)
-	$(VENV)/python -m pytest tests/sim -n $(WORKERS) --dist loadfile $(ARGS)
+	$(VENV)/python -m pytest tests/hw tests/sim -n $(WORKERS) --dist loadfile $(ARGS)
 
 regress: $(STAMP) ## the slow and statistical tests
 	$(VENV)/python -m pytest -m slow -n $(WORKERS) --dist load $(ARGS)

@@ -1,0 +1,72 @@
+"""Parameters and shared facts: illegal builds are refused by name, and every view of a record is the same record."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hw import descriptor, events, params
+from hw.config import Config, ConfigError
+from hw.registers import REGISTERS
+from hw.verilog import generate
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lanes": 3}, "lanes must be a power of two from 2 to 64, not 3"),
+        ({"vec": 32}, "vec must be a power of two from 4 to 16, not 32"),
+        ({"vec": 8.0}, "vec must be int, not 8.0"),
+        ({"saboteur": 1}, "saboteur must be bool, not 1"),
+        ({"port_bits": 32}, "port_bits must be from 64 .one feature word. to 1024"),
+        ({"lanes": 2, "vec": 4, "port_bits": 128}, "port_bits must be from 32 .one feature word. to 64"),
+        ({"feature_bytes": 1000}, "feature_bytes must be a power of two"),
+        ({"weight_bytes": 1024}, "weight_bytes must hold at least 16 words of 128 bytes"),
+        ({"pool_columns": 0}, "pool_columns must be from 1 to 4096, not 0"),
+    ],
+)
+def test_an_illegal_parameter_is_refused_by_name(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config(**change)  # type: ignore[arg-type]
+
+
+def test_the_hash_tells_builds_apart_but_not_probes() -> None:
+    assert Config().hash != Config(lanes=8).hash
+    assert Config().hash != Config(saboteur=True).hash
+    assert Config().hash == Config(probe=True).hash
+
+
+@given(st.data())
+def test_the_gateware_reads_the_descriptor_that_the_host_packs(data: st.DataObject) -> None:
+    record = np.zeros((), descriptor.DTYPE)
+    for field in descriptor.FIELDS:
+        record[field.name] = data.draw(st.integers(0, 2**field.bits - 1), label=field.name)
+    bits = int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little")
+    for field in descriptor.FIELDS:
+        inner = descriptor.LAYOUT[field.name]
+        assert bits >> inner.offset & (2**inner.width - 1) == int(record[field.name])
+
+
+@pytest.mark.parametrize("module", [events, params])
+def test_event_and_parameter_records_lie_the_same_for_hardware_and_host(module: object) -> None:
+    dtype, layout = module.DTYPE, module.LAYOUT  # type: ignore[attr-defined]
+    assert layout.size == 8 * dtype.itemsize
+    for name in dtype.names:
+        assert layout[name].offset == 8 * dtype.fields[name][1]
+
+
+def test_registers_lie_on_words_of_their_own() -> None:
+    offsets = [register.offset for register in REGISTERS]
+    assert all(offset % 4 == 0 for offset in offsets)
+    assert len(set(offsets)) == len(offsets)
+
+
+def test_a_plain_build_has_no_trace_of_instrumentation() -> None:
+    config = Config(lanes=2, vec=4, port_bits=32, feature_bytes=256, weight_bytes=256)
+    text = generate(config)
+    assert text == generate(config), "the same parameters give the same Verilog"
+    assert "saboteur" not in text
+    assert "probe" not in text
+    assert "flip" not in text.replace("flipped", "")

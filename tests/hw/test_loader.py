@@ -1,0 +1,125 @@
+"""The loaders: what lies in memory arrives complete and in order, at any alignment, length and back-pressure."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+from amaranth.lib import wiring
+from cocotb.triggers import RisingEdge
+
+from hw import params
+from hw.axi import BOUNDARY
+from hw.config import Config
+from hw.loader import FeatureLoader, ParamLoader, WeightLoader
+from sim.streams import start, stream_get, stream_put
+from tests.hw.stage import CONFIGS, PAUSES, in_bench, job, pulse, run_stage, serve_reads, until
+
+LOADERS = {"features": FeatureLoader, "weights": WeightLoader, "params": ParamLoader}
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+@pytest.mark.parametrize("config", CONFIGS, ids=["wide", "deep", "narrow"])
+@pytest.mark.parametrize("which", LOADERS)
+def test_loads_everything_in_order(which: str, config: Config, pause: float) -> None:
+    make: type[wiring.Component] = LOADERS[which]
+    run_stage(make, config, "tests.hw.test_loader", pause, WHICH=list(LOADERS).index(which))
+
+
+def loads(which: str) -> Any:
+    """A cocotb test that runs only on the loader of that name."""
+    return cocotb.test(skip=os.environ.get("WHICH") != str(list(LOADERS).index(which)))
+
+
+@loads("features")
+async def copies_segments(dut: Any) -> None:
+    """Segments of any length and distance, to consecutive words."""
+    config, pause, rng = in_bench()
+    await start(dut)
+    memory = rng.randbytes(6 * BOUNDARY)
+    cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
+    bits = (config.feature_words - 1).bit_length()
+    for segments, words in ((1, 1), (1, 40), (3, 7), (5, 1), (2, 33), (4, config.port_bytes // config.vec)):
+        addr = BOUNDARY - config.vec * rng.randrange(1, 9)
+        stride, base = config.vec * rng.randrange(words, words + 9), rng.randrange(16)
+        dut.job.value = job(
+            load_addr=addr, load_segments=segments, load_words=words, load_stride=stride, load_base=base
+        )
+        await pulse(dut, "start")
+        got = await stream_get(dut, "write", segments * words, rng=random.Random(rng.random()), pause=pause)
+        expected = []
+        for index in range(segments * words):
+            at = addr + index // words * stride + index % words * config.vec
+            word = int.from_bytes(memory[at : at + config.vec], "little")
+            expected.append((base + index) | word << bits | ((1 << config.vec) - 1) << bits + 8 * config.vec)
+        assert got == expected, (segments, words, addr, stride)
+        await until(dut, "done")
+
+
+@loads("weights")
+async def streams_groups(dut: Any) -> None:
+    """Several jobs; never asks for more than there is room for."""
+    config, pause, rng = in_bench()
+    await start(dut)
+    memory = rng.randbytes(6 * BOUNDARY)
+    word_bytes, room = config.lanes * config.vec, config.weight_bytes // config.port_bytes
+    cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
+    free = room
+
+    async def account() -> None:
+        nonlocal free
+        while True:
+            dut.room.value = free
+            await RisingEdge(dut.clk)
+            free -= int(dut.taken.value)
+            assert free >= 0, "asked for more than there is room for"
+            if free < room and rng.random() < 0.5:
+                free += 1
+
+    cocotb.start_soon(account())
+    jobs = [(rng.randrange(1, 4), rng.randrange(1, 12), word_bytes * rng.randrange(1, 100)) for _ in range(6)]
+    starts = [job(groups_out=groups, steps=steps, weight_addr=addr) for groups, steps, addr in jobs]
+    expected = [
+        int.from_bytes(memory[at : at + config.port_bytes], "little")
+        for groups, steps, addr in jobs
+        for at in range(addr, addr + groups * steps * word_bytes, config.port_bytes)
+    ]
+    cocotb.start_soon(stream_put(dut, "start", starts, rng=random.Random(rng.random()), pause=pause))
+    assert await stream_get(dut, "fill", len(expected)) == expected
+    await until(dut, "idle")
+
+
+@loads("params")
+async def queues_records(dut: Any) -> None:
+    """Bias and shift of every lane of every group, in order."""
+    config, pause, rng = in_bench()
+    await start(dut)
+    numbers = np.random.default_rng(rng.randrange(2**32))
+    records = np.zeros((24, config.lanes), params.DTYPE)
+    records["bias"] = numbers.integers(-(2**31), 2**31, records.shape)
+    records["shift"] = numbers.integers(0, 32, records.shape)
+    memory = bytearray(rng.randbytes(BOUNDARY))
+    group_bytes = config.lanes * params.PARAM_BYTES
+    at = BOUNDARY - 8 * group_bytes
+    flat = bytearray(24 * group_bytes)
+    flat[:] = b"".join(
+        int(r["bias"]).to_bytes(4, "little", signed=True) + bytes([int(r["shift"]), 0, 0, 0]) for r in records.flat
+    )
+    memory = memory[:at] + flat
+    cocotb.start_soon(serve_reads(dut, "port", bytes(memory), config, random.Random(rng.random()), pause))
+    jobs = [(0, 1), (1, 9), (10, 5), (15, 9)]
+    starts = [job(groups_out=count, param_addr=at + first * group_bytes) for first, count in jobs]
+    cocotb.start_soon(stream_put(dut, "start", starts, rng=random.Random(rng.random()), pause=pause))
+    got = await stream_get(dut, "params", 24, rng=random.Random(rng.random()), pause=pause)
+    expected = [
+        sum(
+            ((int(record["bias"]) & 0xFFFFFFFF) | int(record["shift"]) << 32) << 37 * lane
+            for lane, record in enumerate(group)
+        )
+        for group in records
+    ]
+    assert got == expected

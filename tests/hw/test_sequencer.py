@@ -1,0 +1,86 @@
+"""The sequencer: jobs run in order, loads run ahead by one job, and a fence waits for everything before it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from hw import descriptor
+from hw.config import Config
+from hw.descriptor import Flag
+from hw.sequencer import Sequencer
+from sim.streams import start
+from tests.hw.stage import CONFIGS, PAUSES, in_bench, pulse, run_stage, serve_reads
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+@pytest.mark.parametrize("config", CONFIGS, ids=["wide", "deep", "narrow"])
+def test_runs_jobs_in_order_and_honours_fences(config: Config, pause: float) -> None:
+    run_stage(Sequencer, config, "tests.hw.test_sequencer", pause)
+
+
+@cocotb.test()
+async def runs_launches(dut: Any) -> None:
+    """Launches of random descriptors against stages that take random times."""
+    config, pause, rng = in_bench()
+    for name in ("weights__ready", "params__ready", "writes_done", "load_done", "compute_done"):
+        dut[name].value = 1
+    await start(dut)
+    memory = bytearray(64 * 1024)
+    cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
+    for count in (1, 2, 7):
+        records = np.zeros(count, descriptor.DTYPE)
+        for record in records:
+            for field in descriptor.FIELDS:
+                record[field.name] = rng.randrange(2**field.bits)
+        memory[1024 : 1024 + records.nbytes] = records.tobytes()
+        patterns = [int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little") for record in records]
+        dut.addr.value, dut.jobs.value = 1024, count
+        await pulse(dut, "start")
+        given: dict[str, list[int]] = {"weights": [], "params": []}
+        loads: list[int] = []
+        computed = done = 0
+        load_left = compute_left = writes_left = 0
+        running = False
+        for _ in range(5000):
+            for name in given:
+                dut[f"{name}__ready"].value = int(rng.random() >= pause)
+            dut.load_done.value = int(load_left == 0)
+            dut.compute_done.value = int(compute_left == 0)
+            dut.writes_done.value = int(writes_left == 0 and not running)
+            await ReadOnly()
+            for name, jobs in given.items():
+                if int(dut[f"{name}__valid"].value) and int(dut[f"{name}__ready"].value):
+                    jobs.append(int(dut[f"{name}__payload"].value))
+            load, compute, done = int(dut.load.value), int(dut.compute.value), int(dut.done.value)
+            load_left, compute_left, writes_left = (max(0, left - 1) for left in (load_left, compute_left, writes_left))
+            if running and compute_left == 0:
+                running, writes_left = False, rng.randrange(8)
+            if compute:
+                assert int(dut.job.value) == patterns[computed]
+                assert len(loads) > computed, "a job computes after its load"
+                assert load_left == 0, "a job computes after its load"
+                assert int(dut.job_index.value) == computed
+                computed, running, compute_left = computed + 1, True, rng.randrange(3, 20)
+            if load:
+                flags = int(records[len(loads)]["flags"])
+                assert int(dut.loading.value) == patterns[len(loads)]
+                assert len(loads) <= computed, "no load runs ahead by more than one job"
+                if flags & Flag.FENCE:
+                    assert int(dut.writes_done.value), "the fence waits for every write"
+                    assert computed == len(loads), "the fence waits for every job"
+                loads.append(int(dut.loading.value))
+                load_left = rng.randrange(1, 12)
+            await RisingEdge(dut.clk)
+            if done:
+                break
+        assert done
+        assert computed == count
+        assert writes_left == 0
+        assert not running
+        assert loads == given["weights"] == given["params"] == patterns
