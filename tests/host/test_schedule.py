@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,25 @@ def test_lenet_gives_the_references_bytes(
     wanted = Runtime(program, ReferenceDevice(config)).forward(x).out
     for name in program.names if writeback else ["fc3"]:
         assert np.array_equal(out[name], wanted[name])
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "writeback", "digest"),
+    [
+        (Config(), 8, False, "741b5e572cbcdad7"),
+        (Config(), 8, True, "85672de59bd05f3e"),
+        (SMALL, 20, False, "a7db196b3c4efd94"),
+    ],
+    ids=["inference", "write-back", "small"],
+)
+def test_lenets_descriptors_are_what_they_have_always_been(
+    net: nn.Module, images: torch.Tensor, config: Config, batch: int, writeback: bool, digest: str
+) -> None:
+    launch = schedule(compile_network(net, config, calibrate=images), range(5), batch, writeback=writeback, units=2)
+    found = hashlib.sha256(repr([unit.descriptors_address for unit in launch.units]).encode())
+    for unit in launch.units:
+        found.update(unit.descriptors.tobytes())
+    assert found.hexdigest()[:16] == digest
 
 
 def test_inference_with_and_without_writeback_agrees_and_writes_less(net: nn.Module, images: torch.Tensor) -> None:
