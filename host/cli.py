@@ -192,6 +192,37 @@ def bench_cosim(
     console.print(table)
 
 
+@bench_app.command("hardware")
+def bench_hardware(
+    arrays: Annotated[str, typer.Option(help="Arrays, lanes x vec, separated by commas.")] = "16x8,32x16",
+    bytes_per_cycle: Annotated[int, typer.Option(min=1, help="Bandwidth of the memory.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
+) -> None:
+    """Cycles of AlexNet's layers on the RTL, beside the fewest an array of that size could take."""
+    from benchmarks import hardware
+
+    results = []
+    for array in arrays.split(","):
+        if array not in hardware.ARRAYS:
+            raise typer.BadParameter(
+                f"no array {array!r}; there are {', '.join(hardware.ARRAYS)}", param_hint="--arrays"
+            )
+        with errors.status(f"{array}: starting (a first build takes a minute or two)") as status:
+
+            def note(layer: str, array: str = array, status: Any = status) -> None:
+                status.update(f"{array}: {layer}")
+
+            results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
+    if as_json:
+        print(json.dumps(hardware.as_dict(results)))
+        return
+    table = Table("array", "layer", "batch", "cycles", "ideal", "ratio", "exact", title=f"AlexNet, {results[0].memory}")
+    for row in results:
+        figures = (f"{row.cycles:,}", f"{row.ideal:,}", f"{row.ratio:.3f}", "yes" if row.exact else "NO")
+        table.add_row(row.array, row.layer, str(row.batch), *figures)
+    console.print(table)
+
+
 @app.command()
 def pretrain(
     out: Annotated[Path | None, typer.Option(help="File to write; by default the one that comes with Redline.")] = None,
