@@ -169,7 +169,7 @@ def weights() -> Finding:
     """The weights that come with Redline."""
     path = models.pretrained_file("lenet5")
     try:
-        models.lenet5(pretrained=True)
+        models.lenet5(pretrained=path)
     except models.ModelError as error:
         return Finding("LeNet-5 weights", "missing", str(error), "run: redline pretrain")
     return Finding(

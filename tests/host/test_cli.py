@@ -99,7 +99,7 @@ def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
         (["demo", "--resume", "--name", "absent", "--out", "nowhere"], "no run to resume"),
         (["verify", "--devices", "reference"], "at least two"),
         (["verify", "--devices", "reference,fpga"], "no device 'fpga'"),
-        (["compile", "alexnet"], "no network 'alexnet'; there are lenet5"),
+        (["compile", "nonesuch"], "no network 'nonesuch'; there are lenet5, caffe_lenet, alexnet"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> None:
