@@ -118,8 +118,8 @@ def _torch_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
     for key, value in held.items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(
-                f"{path}: its entry {key!r} is a {type(value).__name__}, not a tensor; save the network's state_dict "
-                "alone: torch.save(net.state_dict(), PATH)"
+                f"{path}: its entry {key!r} is of type {type(value).__name__}, not a tensor; save the network's "
+                "state_dict alone: torch.save(net.state_dict(), PATH)"
             )
     prefix = "module." if held and all(str(key).startswith("module.") for key in held) else ""
     return {str(key).removeprefix(prefix): value for key, value in held.items()}
@@ -147,16 +147,21 @@ def _differences(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
             f"{kinds[0]!r} holds {state[kinds[0]].dtype}, not {own[kinds[0]].dtype}; save it before quantising"
         )
     if trouble:
-        heads = {(state[key].shape[0], own[key].shape[0]) for key in other if state[key].dim() and own[key].dim()}
-        if not absent and not strange and len(heads) == 1 and len(other) <= 2:
-            trouble.append(f"for a network of {next(iter(heads))[0]} classes, construct it with as many (classes=)")
+        heads = {_classes(state[key].shape, own[key].shape) for key in other}
+        if not absent and not strange and not kinds and len(heads) == 1 and None not in heads:
+            trouble.append(f"for a network of {heads.pop()} classes, construct it with as many (classes=)")
         else:
             trouble.append("give the file of this network, its keys as in torchvision")
     return trouble
 
 
+def _classes(found: torch.Size, wanted: torch.Size) -> int | None:
+    """How many outputs the file's tensor has, where that is all it differs in."""
+    return found[0] if len(found) > 0 and len(wanted) > 0 and found[1:] == wanted[1:] else None
+
+
 def _named(keys: list[str]) -> str:
-    return repr(keys[0]) + (f" (and {len(keys) - 1} more keys)" if len(keys) > 1 else "")
+    return repr(keys[0]) + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
 
 
 def _shape(tensor: torch.Tensor) -> str:
