@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from host import data, models
+from host import data, imagenet, models
 from host.compiler import compile
 from host.data import Dataset
 from host.device import Device, LaunchReport
@@ -37,6 +37,7 @@ __all__ = [
     "data",
     "device",
     "evaluate",
+    "imagenet",
     "models",
     "paired",
     "retrain",

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,25 @@ SIZE = 28
 
 class DataError(RuntimeError):
     """A data set is missing or damaged; the message names the file, the cause and the remedy."""
+
+
+class Labelled(Protocol):
+    """Images with labels, as evaluation and retraining want them: `Dataset`, `host.imagenet.ImageFolder`, or yours."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64, shape (N,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float images, shape (n, C, H, W), and labels, shape (n,), at `index`."""
+        ...
+
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Consecutive batches of at most `size` images, in order."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from host.data import Dataset
+from host.data import Labelled
 from host.device import LaunchReport
 from host.faults import Fault
 from host.files import write_atomic
@@ -118,7 +118,7 @@ class Evaluation:
 
 def evaluate(
     twin: Twin,
-    dataset: Dataset,
+    dataset: Labelled,
     *,
     faults: Fault | None = None,
     seed: int = 0,
@@ -161,7 +161,7 @@ def evaluate(
 
 def retrain(
     twin: Twin,
-    dataset: Dataset,
+    dataset: Labelled,
     recipe: Recipe,
     *,
     faults: Fault | None = None,
