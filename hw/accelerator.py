@@ -20,8 +20,8 @@ from hw.pool import Pool
 from hw.saboteur import Saboteur
 from hw.sequencer import Sequencer
 from hw.stepper import Stepper
+from hw.store import Store
 from hw.writeback import WriteBack
-from hw.writer import Store
 
 OUTPUT_QUEUE = 16
 """Outputs that may be in flight between the stepper and the pool."""

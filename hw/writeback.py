@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 
 from hw import axi
 from hw.config import Config
-from hw.writer import OutputPlace
+from hw.place import OutputPlace
 
 CHUNK = 32
 """Pixels gathered before they are written; two chunks are in flight."""

@@ -13,7 +13,7 @@ from cocotb.triggers import RisingEdge, Timer
 from hw.config import Config
 from hw.descriptor import Flag
 from hw.layout import ceil_div, output_groups, reorder_features
-from hw.writer import Store
+from hw.store import Store
 from sim.streams import start, stream_put
 from tests.hw.stage import CONFIGS, PAUSES, in_bench, job, pack, pulse, run_stage
 
