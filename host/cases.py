@@ -24,10 +24,11 @@ CONFIGS = (
     Config(lanes=8, vec=8, feature_bytes=8192, weight_bytes=4096, port_bits=64, pool_columns=32, saboteur=True),
     Config(lanes=16, vec=8, saboteur=True),
     Config(lanes=8, vec=16, feature_bytes=16384, weight_bytes=16384, port_bits=256, pool_columns=32, saboteur=True),
+    Config(lanes=4, vec=4, feature_bytes=512, weight_bytes=1024, port_bits=64, pool_columns=32, saboteur=True),
     Config(lanes=4, vec=8, feature_bytes=4096, weight_bytes=2048, port_bits=64, pool_columns=32),
 )
 """Few, since each costs a build of the simulator; small buffers, so that chunks and tensors that go through memory are
-common; the last without fault instrumentation."""
+common, and with 512 bytes tiled layers too; the last without fault instrumentation."""
 
 MOST_STEPS = 60_000
 """Array steps of one case: keeps a case on the RTL near a tenth of a second."""

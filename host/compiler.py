@@ -12,7 +12,7 @@ from torch import nn
 from host import quantisation
 from host.fold import folded
 from host.layers import INPUT, Layer, Placement
-from host.limits import CompileError, check_layer
+from host.limits import CompileError, check_layer, fits_on_chip
 from host.program import Program, ProgramError, quantise_layer
 from host.trace import FloatLayer, trace
 from hw import params
@@ -154,6 +154,8 @@ def _choose_fractions(
 def _folded_if_it_fits(layer: Layer, config: Config) -> Layer:
     """Folding saves steps but takes more room on chip: a small accelerator may hold the plain layer only."""
     tight = folded(layer, config.vec)
+    if fits_on_chip(layer, config) and not fits_on_chip(tight, config):
+        return layer
     try:
         check_layer(tight, config)
     except CompileError:

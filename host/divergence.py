@@ -193,7 +193,8 @@ def _window(job: Expected, at: int, lane: int) -> list[int]:
     layer = job.layer
     if layer.pool is None:
         return [int(job.requant[at, lane])]
-    pool, (_, oh, ow), (_, ph, pw) = layer.pool, layer.conv_shape, layer.out_shape
+    pool, oh, ow = layer.pool, job.job.band.conv_rows, layer.conv_shape[2]
+    ph, pw = job.job.band.out_rows, layer.out_shape[2]
     plane, pixel = divmod(at, ph * pw)
     y, x = divmod(pixel, pw)
     rows = range(max(0, y * pool.stride - pool.pad), min(oh, y * pool.stride - pool.pad + pool.kernel))

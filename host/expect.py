@@ -40,13 +40,15 @@ class Expected:
 
     def output(self, slot: int) -> tuple[int, int, int, int, int]:
         """(group, image in the launch, row, column, step) of a step of the job."""
-        _, oh, ow = self.layer.conv_shape
-        return self._place(slot // self.steps, oh, ow) + (slot % self.steps,)
+        band = self.job.band
+        group, image, y, x = self._place(slot // self.steps, band.conv_rows, self.layer.conv_shape[2])
+        return group, image, band.conv_first + y, x, slot % self.steps
 
     def final(self, at: int) -> tuple[int, int, int, int]:
         """(group, image in the launch, row, column) of a final output."""
-        _, ph, pw = self.layer.out_shape
-        return self._place(at, ph, pw)
+        band = self.job.band
+        group, image, y, x = self._place(at, band.out_rows, self.layer.out_shape[2])
+        return group, image, band.out_first + y, x
 
     def _place(self, at: int, rows: int, columns: int) -> tuple[int, int, int, int]:
         group, image, y, x = np.unravel_index(at, (self.groups, self.job.images, rows, columns))
@@ -59,11 +61,11 @@ class Expected:
 
     def completed(self, at: int) -> int:
         """The output of the convolution with which a final output's window is complete."""
-        _, oh, ow = self.layer.conv_shape
+        oh, ow = self.job.band.conv_rows, self.layer.conv_shape[2]
         if self.layer.pool is None:
             return at
         pool = self.layer.pool
-        _, ph, pw = self.layer.out_shape
+        ph, pw = self.job.band.out_rows, self.layer.out_shape[2]
         plane, pixel = divmod(at, ph * pw)
         y, x = divmod(pixel, pw)
         last_y = min(y * pool.stride - pool.pad + pool.kernel, oh) - 1
@@ -100,13 +102,13 @@ def expected_job(
     job, vec, lanes = unit.jobs[number], config.vec, config.lanes
     features = layout.reorder_features(x[job.first : job.first + job.images], vec)
     (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
-    _, oh, ow = layer.conv_shape
+    oh, ow = job.band.conv_rows, layer.conv_shape[2]
     groups_in = features.shape[1]
     steps = groups_in * kh * kw
     # Room for every window, whether or not it reaches beyond the padding.
     features = np.pad(features, ((0, 0), (0, 0), (py, kh + sy), (px, kw + sx), (0, 0)))
     z, ky, kx = (a.reshape(-1) for a in np.meshgrid(range(groups_in), range(kh), range(kw), indexing="ij"))
-    rows = np.arange(oh)[:, None] * sy + ky
+    rows = (job.band.conv_first + np.arange(oh))[:, None] * sy + ky
     columns = np.arange(ow)[:, None] * sx + kx
     # (images, OH, OW, steps, VEC)
     patches = features[:, z, rows[:, None, :], columns[None, :, :]]
@@ -136,7 +138,7 @@ def expected_job(
     if layer.pool is not None:
         nchw = conv.transpose(0, 1, 4, 2, 3).reshape(groups * job.images, lanes, oh, ow)
         pooled = max_pool(nchw, layer.pool)
-        out = pooled.transpose(0, 2, 3, 1)
+        out = pooled.transpose(0, 2, 3, 1)[:, : job.band.out_rows]
     flat = np.ascontiguousarray(out).reshape(-1, lanes).copy()
     for event in unit.feature_events[unit.feature_events["job"] == number]:
         flat.view(np.uint8)[int(event["slot"]), int(event["lane"])] ^= np.uint8(1 << int(event["bit"]))

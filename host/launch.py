@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.device import DeviceError
-from host.limits import check_accelerator, feature_words, is_fully_connected
+from host.limits import check_accelerator, feature_words, fits_on_chip, is_fully_connected
 from host.memory import (
     INPUT_REGION,
     MemoryMap,
@@ -25,6 +25,7 @@ from host.memory import (
 )
 from host.plan import FaultPlan
 from host.program import Program
+from host.tiling import Band, band_words, bands, whole
 from hw import descriptor, events
 from hw.config import Config
 from hw.descriptor import Flag
@@ -48,6 +49,8 @@ class Job(NamedTuple):
     first: int
     """Position in the launch of its first image."""
     images: int
+    band: Band
+    """Rows of each image: all of them, unless the layer is tiled."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,8 @@ class _Run:
     chunk: int
     words: tuple[int, ...]
     """Words that one image of each layer's input takes."""
+    bands: tuple[Band, ...] = ()
+    """If the run is one layer that is tiled: its bands, in the order of computing."""
 
 
 def schedule(
@@ -291,8 +296,7 @@ def _split(program: Program, positions: tuple[int, ...], images: int) -> list[_R
             if run is None:
                 break
             best = run
-        # One layer alone always fits: check_accelerator saw that its input does, and its output goes to memory.
-        assert best is not None
+        best = best or _tiled(program, positions[at])
         runs.append(best)
         at += len(best.layers)
     return runs
@@ -315,6 +319,14 @@ def _fit(program: Program, positions: tuple[int, ...], images: int) -> _Run | No
     # Equal chunks instead of full ones and a remainder.
     chunk = ceil_div(images, ceil_div(images, chunk)) if per_image < len(layers) else chunk
     return _Run(positions, per_image, chunk, words)
+
+
+def _tiled(program: Program, position: int) -> _Run:
+    """A run of one layer that does not fit on chip: from memory to memory, band by band."""
+    layer, config = program.layers[position], program.config
+    assert not fits_on_chip(layer, config)
+    cut = bands(layer, config.feature_words, config.vec)
+    return _Run((position,), 1, 1, (feature_words(layer.in_shape, config.vec),), cut)
 
 
 class _Span(NamedTuple):
@@ -355,6 +367,11 @@ class _Writer:
 
     def run(self, run: _Run, first: int, images: int) -> None:
         """All of a unit's images through one run."""
+        if run.bands:
+            for image in range(images):
+                for rows in run.bands:
+                    self.job(run, 0, 0, 0, first + image, 1, rows)
+            return
         top = self.config.feature_words - run.chunk * run.words[run.per_image] if run.per_image < len(run.layers) else 0
         for start in range(0, images, run.chunk):
             chunk = min(run.chunk, images - start)
@@ -389,26 +406,37 @@ class _Writer:
             return 0
         return beside * (image % 2) if last == 0 else beside
 
-    def job(self, run: _Run, at: int, source: int, target: int, first: int, images: int) -> None:
-        """One descriptor: layer `at` of the run on images `first` to `first + images - 1` of the launch."""
+    def job(
+        self, run: _Run, at: int, source: int, target: int, first: int, images: int, rows: Band | None = None
+    ) -> None:
+        """One descriptor: layer `at` of the run on images `first` to `first + images - 1` of the launch.
+
+        `rows` is the band of a tiled layer. Bands take both buffers in turn, so that one loads while another computes.
+        """
         position = run.layers[at]
         layer, config = self.program.layers[position], self.config
         record = np.zeros((), descriptor.DTYPE)
-        channels, in_h, in_w = layer.in_shape
-        _, out_h, out_w = layer.conv_shape
+        tiled, rows = rows is not None, rows or whole(layer)
+        channels, _, in_w = layer.in_shape
+        out_w = layer.conv_shape[2]
         channels_out, pool_h, pool_w = layer.out_shape
         groups_stored = ceil_div(channels_out, config.vec)
         flags = 0
-        reads = _Span(at % 2, source, images * run.words[at])
+        buffer = at % 2
+        words = band_words(layer, rows.in_rows, config.vec)
+        if tiled:
+            # The job before stored nothing: it was a band, or the last of its run.
+            buffer = 1 - self.previous[0].buffer if self.previous else 0
+        reads = _Span(buffer, source, images * words)
         touches = [reads]
         if at == 0:
-            flags |= self._load(record, run, reads, first, images)
-        flags |= Flag.SRC_B if at % 2 else 0
-        record["src_base"], record["src_plane"], record["src_image"] = source, in_h * in_w, run.words[at]
-        record["in_h"], record["in_w"], record["out_h"], record["out_w"] = in_h, in_w, out_h, out_w
+            flags |= self._load(record, run, reads, first, rows if tiled else None)
+        flags |= Flag.SRC_B if buffer else 0
+        record["src_base"], record["src_plane"], record["src_image"] = source, rows.in_rows * in_w, words
+        record["in_h"], record["in_w"], record["out_h"], record["out_w"] = rows.in_rows, in_w, rows.conv_rows, out_w
         record["kernel_h"], record["kernel_w"] = layer.kernel
         record["stride_y"], record["stride_x"] = layer.stride
-        record["pad_y"], record["pad_x"] = layer.padding
+        record["pad_y"], record["pad_x"] = rows.pad_y, layer.padding[1]
         record["groups_in"] = ceil_div(channels, config.vec)
         record["groups_out"] = output_groups(layer.out_channels, config.lanes, config.vec)
         record["images"], record["steps"] = images, layer.steps(config.vec)
@@ -420,7 +448,7 @@ class _Writer:
             flags |= Flag.POOL
             record["pool_kernel"], record["pool_stride"] = layer.pool.kernel, layer.pool.stride
             record["pool_pad"] = layer.pool.pad
-        record["pool_h"], record["pool_w"] = pool_h, pool_w
+        record["pool_h"], record["pool_w"] = rows.out_rows, pool_w
         record["dst_groups"] = groups_stored
         if at + 1 < len(run.layers):
             flags |= Flag.STORE | (Flag.DST_B if (at + 1) % 2 else 0)
@@ -429,18 +457,18 @@ class _Writer:
             touches.append(_Span((at + 1) % 2, target, images * run.words[at + 1]))
         if self.writeback and conv_is_separate(layer):
             flags |= Flag.WRITE_CONV
-            _address(record, "conv", self.memory[conv_name(layer.name)], first)
+            _address(record, "conv", self.memory[conv_name(layer.name)], first, rows.conv_first)
         if self.writeback or at + 1 == len(run.layers):
             flags |= Flag.WRITE_POOL
-            _address(record, "pool", self.memory[out_name(layer.name)], first)
+            _address(record, "pool", self.memory[out_name(layer.name)], first, rows.out_first)
             self.produced[position] = len(self.jobs)
         record["flags"] = flags
         self.previous = tuple(touches)
         self.records.append(record)
-        self.jobs.append(Job(position, first, images))
+        self.jobs.append(Job(position, first, images, rows))
 
-    def _load(self, record: Records, run: _Run, reads: _Span, first: int, images: int) -> int:
-        """Fill in the load of a run's input; the flags it needs."""
+    def _load(self, record: Records, run: _Run, reads: _Span, first: int, rows: Band | None) -> int:
+        """Fill in the load of a run's input, or of some rows of one image's; the flags it needs."""
         before = run.layers[0] - 1
         inside = before >= self.segment_start
         region = self.memory[out_name(self.program.layers[before].name) if inside else INPUT_REGION]
@@ -448,6 +476,13 @@ class _Writer:
         record["load_addr"] = region.address + first * (region.nbytes // region.shape[0])
         record["load_stride"] = reads.words * self.config.vec
         record["load_segments"] = 1
+        if rows is not None:
+            # These rows of every channel group's plane.
+            _, groups, in_h, in_w, vec = region.shape
+            record["load_segments"] = groups
+            record["load_words"] = rows.in_rows * in_w
+            record["load_addr"] += rows.in_first * in_w * vec
+            record["load_stride"] = in_h * in_w * vec
         record["load_base"] = reads.first
         overwrites = any(reads.meets(span) for span in self.previous)
         unfinished = inside and self.produced[before] >= self.fenced
@@ -465,11 +500,11 @@ def _packed(records: list[Records]) -> Records:
     return joined
 
 
-def _address(record: Records, which: str, region: Region, first: int) -> None:
-    """Fill in where a job writes one of its results: its first image's place in a `[N][C/VEC][H][W][VEC]` region."""
-    batch, groups, *_ = region.shape
+def _address(record: Records, which: str, region: Region, first: int, row: int) -> None:
+    """Fill in where a job writes one of its results: its first image's and row's place in `[N][C/VEC][H][W][VEC]`."""
+    batch, groups, _, width, vec = region.shape
     image = region.nbytes // batch
-    record[f"{which}_addr"] = region.address + first * image
+    record[f"{which}_addr"] = region.address + first * image + row * width * vec
     record[f"{which}_plane"] = image // groups
     record[f"{which}_image"] = image
 
@@ -481,7 +516,8 @@ def _cycle_bound(records: Records, config: Config) -> int:
         groups, images, steps = int(record["groups_out"]), int(record["images"]), int(record["steps"])
         outputs = groups * images * int(record["out_h"]) * int(record["out_w"])
         weights = groups * steps * config.lanes * config.vec
-        features = (int(record["load_words"]) + 2 * outputs * ceil_div(config.lanes, config.vec)) * config.vec
+        loaded = int(record["load_words"]) * int(record["load_segments"])
+        features = (loaded + 2 * outputs * ceil_div(config.lanes, config.vec)) * config.vec
         beats = ceil_div(weights, config.port_bytes) + ceil_div(features, config.vec)
         total += 4 * outputs * steps + 64 * beats + 10_000
     return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from host.fold import fold_columns
 from host.layers import Layer
+from host.tiling import smallest
 from hw import params
 from hw.config import Config
 from hw.layout import ceil_div, output_groups
@@ -39,6 +40,11 @@ def is_fully_connected(layer: Layer) -> bool:
 def feature_words(shape: tuple[int, int, int], vec: int) -> int:
     """Words of VEC bytes that one image's tensor of shape (C, H, W) takes on chip."""
     return ceil_div(shape[0], vec) * shape[1] * shape[2]
+
+
+def fits_on_chip(layer: Layer, config: Config) -> bool:
+    """Whether a feature buffer holds the layer's whole input; otherwise it is tiled."""
+    return feature_words(layer.in_shape, config.vec) <= config.feature_words
 
 
 def check_layer(layer: Layer, config: Config) -> None:
@@ -113,11 +119,12 @@ def check_accelerator(layer: Layer, config: Config) -> None:
     groups = output_groups(layer.out_channels, config.lanes, config.vec)
     if max(*extents, groups) > MAX_EXTENT:
         raise refuse(f"an extent ({max(*extents, groups)}) exceeds {MAX_EXTENT}")
-    words = feature_words(layer.in_shape, config.vec)
-    if words > config.feature_words:
-        needed = _next_power_of_two(words * config.vec)
+    if not fits_on_chip(layer, config) and smallest(layer, config.vec) > config.feature_words:
+        least = smallest(layer, config.vec) * config.vec
+        needed = _next_power_of_two(least)
+        bands = "" if layer.out_shape[1] == 1 else " even in bands of one output row"
         raise refuse(
-            f"its input takes {words * config.vec} bytes on chip, a feature buffer holds {config.feature_bytes}",
+            f"its input takes {least} bytes on chip{bands}, a feature buffer holds {config.feature_bytes}",
             f"build with feature_bytes={needed} or more, or {CPU_REMEDY}",
         )
     steps = layer.steps(config.vec)

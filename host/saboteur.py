@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from host.plan import FaultPlan, PlanError
+from host.tiling import Band
 from hw import events
 
 if TYPE_CHECKING:
     from host.launch import Launch
 
 Records = npt.NDArray[np.void]
+Integers = npt.NDArray[np.int64]
 
 
 def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Records, Records]]:
@@ -28,48 +31,77 @@ def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Reco
         Index in the plan of the launch's image 0.
     """
     plan.check(launch.program)
-    unit_of, job_of, within, shared = _places(launch)
+    lanes, vec = launch.program.config.lanes, launch.program.config.vec
     found: list[dict[str, list[Records]]] = [{"mac": [], "feature": []} for _ in launch.units]
-    for row, position in enumerate(launch.positions):
-        for site in ("mac", "feature"):
-            part = plan.at(position, site)
-            here = part.image - first_image
-            inside = (here >= 0) & (here < launch.batch)
-            part, here = part.where(inside), here[inside]
+    parts = {
+        (position, site): _here(plan.at(position, site), first_image, launch.batch)
+        for position in launch.positions
+        for site in ("mac", "feature")
+    }
+    for places in _places(launch):
+        layer, band = launch.program.layers[places.layer], places.band
+        # Rows that two bands compute are hit in both; an incomplete pooled row is not the one that stays.
+        for site, width, height, first, kept, end in (
+            ("mac", layer.conv_shape[2], layer.conv_shape[1], band.conv_first, band.conv_first, band.conv_end),
+            ("feature", layer.out_shape[2], layer.out_shape[1], band.out_first, band.kept_first, band.out_end),
+        ):
+            part = parts[places.layer, site]
+            row = part.output // width % height
+            mine = (places.job[part.image] >= 0) & (row >= kept) & (row < end)
+            part, row = part.where(mine), row[mine]
             if not len(part):
                 continue
-            layer, lanes = launch.program.layers[position], launch.program.config.lanes
-            _, h, w = layer.conv_shape if site == "mac" else layer.out_shape
-            steps = layer.steps(launch.program.config.vec) if site == "mac" else 1
-            channel, pixel = np.divmod(part.output, h * w)
-            group, lane = np.divmod(channel, lanes)
-            slot = ((group * shared[row, here] + within[row, here]) * (h * w) + pixel) * steps + part.step
+            steps = layer.steps(vec) if site == "mac" else 1
+            group, lane = np.divmod(part.output // (width * height), lanes)
+            pixel = (row - first) * width + part.output % width
+            plane = group * places.shared[part.image] + places.within[part.image]
+            slot = (plane * ((end - first) * width) + pixel) * steps + part.step
             if slot.max() >= 1 << 32:
                 raise PlanError(
                     f"layer {layer.name!r} takes more steps than an event's 32 bits count: use a smaller batch"
                 )
             records = np.zeros(len(part), events.DTYPE)
-            records["slot"], records["job"] = slot, job_of[row, here]
+            records["slot"], records["job"] = slot, places.job[part.image]
             records["lane"], records["bit"] = lane, part.bit
+            unit = places.unit[part.image]
             for number in range(len(launch.units)):
-                mine = unit_of[here] == number
-                if mine.any():
-                    found[number][site].append(records[mine])
+                if (unit == number).any():
+                    found[number][site].append(records[unit == number])
     return [(_sorted(lists["mac"]), _sorted(lists["feature"])) for lists in found]
 
 
-def _places(launch: Launch) -> tuple[npt.NDArray[np.int64], ...]:
-    """For each image its unit; for each (layer, image) its job, its position in the job, and the job's images."""
-    unit_of = np.zeros(launch.batch, np.int64)
-    job_of, within, shared = (np.zeros((len(launch.positions), launch.batch), np.int64) for _ in range(3))
+def _here(part: FaultPlan, first_image: int, batch: int) -> FaultPlan:
+    """The flips of a launch's images, counted from its first."""
+    part = part.where((part.image >= first_image) & (part.image < first_image + batch))
+    return FaultPlan(part.layers, part.image - first_image, part.layer, part.site, part.output, part.step, part.bit)
+
+
+class _Places(NamedTuple):
+    """Where one band of a layer is computed, by image of the launch."""
+
+    layer: int
+    band: Band
+    unit: Integers
+    job: Integers
+    """-1: nowhere."""
+    within: Integers
+    """The image's position in its job."""
+    shared: Integers
+    """Images of its job."""
+
+
+def _places(launch: Launch) -> Iterable[_Places]:
+    places: dict[tuple[int, Band], _Places] = {}
     for number, unit in enumerate(launch.units):
         for at, job in enumerate(unit.jobs):
-            row, images = job.layer - launch.positions[0], slice(job.first, job.first + job.images)
-            unit_of[images] = number
-            job_of[row, images] = at
-            within[row, images] = np.arange(job.images)
-            shared[row, images] = job.images
-    return unit_of, job_of, within, shared
+            key = (job.layer, job.band)
+            if key not in places:
+                empty = np.full((4, launch.batch), -1, np.int64)
+                places[key] = _Places(*key, *empty)
+            here, images = places[key], slice(job.first, job.first + job.images)
+            here.unit[images], here.job[images] = number, at
+            here.within[images], here.shared[images] = np.arange(job.images), job.images
+    return places.values()
 
 
 def _sorted(parts: list[Records]) -> Records:

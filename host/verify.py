@@ -375,12 +375,18 @@ def _with_cycle(written: Divergence, jobs: list[Expected], trace: Any, config: C
         return written
     outputs = finals = 0
     for job in jobs:
-        if job.layer.name == written.layer and job.job.first <= written.image < job.job.first + job.job.images:
+        conv, band = written.stage == "write conv", job.job.band
+        first, rows, kept = (
+            (band.conv_first, band.conv_rows, band.conv_first)
+            if conv
+            else (band.out_first, band.out_rows, band.kept_first)
+        )
+        here = job.job.first <= written.image < job.job.first + job.job.images and kept <= written.y < first + rows
+        if job.layer.name == written.layer and here:
             group, lane = divmod(written.channel, config.lanes)
-            conv = written.stage == "write conv"
-            _, rows, columns = job.layer.conv_shape if conv else job.layer.out_shape
+            columns = (job.layer.conv_shape if conv else job.layer.out_shape)[2]
             plane = group * job.job.images + written.image - job.job.first
-            at = (plane * rows + written.y) * columns + written.x
+            at = (plane * rows + written.y - first) * columns + written.x
             values, cycles, base = (
                 (job.requant, trace.requant_cycle, outputs) if conv else (job.pool, trace.pool_cycle, finals)
             )

@@ -1,0 +1,17 @@
+"""Tiled layers on the RTL, with faults in the accumulators and the features."""
+
+from __future__ import annotations
+
+from host.cases import CONFIGS, random_case
+from host.verify import verify
+from tests.host.test_tiling import tiled
+
+TIGHT = min(CONFIGS, key=lambda config: config.feature_bytes)
+
+
+def test_random_tiled_layers_give_the_references_bytes_on_the_rtl() -> None:
+    cases, seed = 60, 4
+    report = verify(("reference", "simulation"), cases, seed, configs=(TIGHT,))
+    assert report.ok, str(report)
+    assert report.faulty_cases > cases // 3
+    assert sum(tiled(random_case(seed, number, configs=(TIGHT,))) for number in range(cases)) > cases // 5
