@@ -241,45 +241,99 @@ def pretrain(
 
 @app.command("compile")
 def compile_command(
-    net: Annotated[str, typer.Argument(help="Network that comes with Redline.", metavar="NET")] = "lenet5",
+    net: Annotated[str, typer.Argument(help="Network of redline.models.", metavar="NET")] = "lenet5",
+    report: Annotated[bool, typer.Option("--report", help="Also bytes, utilisation, where and why.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object and nothing else.")] = False,
     out: Annotated[Path | None, typer.Option(help="Save the Program here.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The network's .pth or .safetensors file.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Calibration images of networks for photos: a folder of images for each class.")
+    ] = None,
     lanes: Annotated[int, typer.Option()] = 16,
     vec: Annotated[int, typer.Option()] = 8,
+    feature_bytes: Annotated[int, typer.Option(help="Bytes of each of the two feature buffers.")] = 65536,
+    weight_bytes: Annotated[int, typer.Option(help="Bytes of the weight ring.")] = 65536,
+    pool_columns: Annotated[int, typer.Option(help="Longest pooled row, pixels.")] = 64,
+    fallback: Annotated[
+        str, typer.Option(help="Layers that do not fit: error, or cpu (the same integers there).", metavar="error|cpu")
+    ] = "error",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="Weight fractions per channel.")] = False,
-    images: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Calibration images; by default 512, or 16 photos.", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Compile a network for the accelerator and show its layers."""
-    from host import data, models
+    from host import compile_report, data, imagenet, models
     from host.compiler import compile as compile_network
     from hw.config import Config
 
     if net not in models.MODELS:
         raise typer.Exit(_fail(f"no network {net!r}; there are {', '.join(models.MODELS)}"))
-    config = Config(lanes=lanes, vec=vec)
-    calibrate = data.load("fashion-mnist", "train", data_dir).head(images).pixels
-    program = compile_network(models.MODELS[net](pretrained=True), config, calibrate=calibrate, per_channel=per_channel)
-    table = Table(
-        "layer", "input", "output", "kernel", "steps", "MACs", "fractions in, weight, out", "runs on", title=net
+    if fallback not in ("error", "cpu"):
+        raise typer.Exit(_fail(f"--fallback is error or cpu, not {fallback!r}"))
+    small = net in models.GREY
+    if small and photos is not None:
+        raise typer.Exit(_fail(f"{net} takes images of 28x28 pixels; name their folder with --data-dir, not --photos"))
+    config = Config(
+        lanes=lanes, vec=vec, feature_bytes=feature_bytes, weight_bytes=weight_bytes, pool_columns=pool_columns
     )
-    for layer in program.layers:
-        m, oh, ow = layer.conv_shape
-        kernel = "x".join(map(str, layer.kernel))
-        fracs = sorted(set(layer.weight_frac))
-        weight = f"{fracs[0]}" if len(fracs) == 1 else f"{fracs[0]} to {fracs[-1]}"
-        table.add_row(
-            layer.name,
-            "x".join(map(str, layer.in_shape)) + (" (folded)" if layer.fold else ""),
-            "x".join(map(str, layer.out_shape)),
-            kernel,
-            str(layer.steps(vec)),
-            f"{m * oh * ow * layer.in_shape[0] * layer.kernel[0] * layer.kernel[1]:,}",
-            f"{layer.in_frac}, {weight}, {layer.out_frac}",
-            layer.placement,
+    notes = []
+    if weights is None and net not in models.SHIPPED:
+        if out is not None:
+            raise typer.Exit(
+                _fail(f"no weights of {net} come with Redline; name a file with --weights to save a Program")
+            )
+        notes.append("weights are random (--weights)")
+    network = models.MODELS[net](pretrained=weights or net in models.SHIPPED)
+    if small:
+        calibrate = data.load("fashion-mnist", "train", data_dir).head(images or 512).pixels
+    elif photos is not None:
+        calibrate = imagenet.load(photos).spread(images or 16).pixels
+    else:
+        import torch
+
+        calibrate = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+        notes.append("calibration is on noise (--photos)")
+    program = compile_network(
+        network, config, calibrate=calibrate, per_channel=per_channel, fallback="cpu" if fallback == "cpu" else "error"
+    )
+    if notes:
+        errors.print(
+            f"[yellow]note:[/] {' and '.join(notes)}: the fractions mean nothing, all else holds", soft_wrap=True
         )
-    console.print(table)
+    layers = compile_report.costs(program)
     if out is not None:
         program.save(out)
+    if as_json:
+        print(json.dumps(compile_report.as_dict(net, program)))
+        return
+    headings = ["layer", "input", "output", "kernel", "MACs", "steps"]
+    headings += ["busy", "parameter bytes", "bytes in", "bytes out"] if report else []
+    headings += ["fractions in, weight, out", "runs on"] + (["why"] if report else [])
+    table = Table(title=net)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for layer in layers:
+        low, high = layer.weight_fracs
+        cells = [
+            layer.name,
+            "x".join(map(str, layer.input)) + (" (folded)" if layer.folded else ""),
+            "x".join(map(str, layer.output)),
+            "x".join(map(str, layer.kernel)),
+            f"{layer.macs:,}",
+            f"{layer.steps:,}",
+        ]
+        if report:
+            cells += [f"{100 * layer.utilisation:.1f} %"]
+            cells += [f"{count:,}" for count in (layer.parameter_bytes, layer.input_bytes, layer.output_bytes)]
+        weight = f"{low}" if low == high else f"{low} to {high}"
+        cells += [f"{layer.in_frac}, {weight}, {layer.out_frac}", layer.runs_on]
+        table.add_row(*cells, *([layer.why] if report else []))
+    console.print(table)
+    if report:
+        console.print(compile_report.headline(program), highlight=False)
+    if out is not None:
         console.print(f"wrote {out}")
 
 

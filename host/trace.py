@@ -262,6 +262,11 @@ class _Walk:
     def skip(self, node: fx.Node, module: nn.Module | None = None) -> None:
         """Nothing happens in evaluation mode."""
 
+    def adaptive_average(self, node: fx.Node, module: nn.AdaptiveAvgPool2d) -> None:
+        """AlexNet and VGG have one for images of other sizes; at the size they are made for it changes nothing."""
+        if node.meta["tensor_meta"].shape[2:] != self.input_shape()[1:]:
+            raise self.unsupported(node, "this operator is not supported where it averages")
+
     def functional_dropout(self, node: fx.Node) -> None:
         training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
         if training:
@@ -293,6 +298,7 @@ _MODULES: tuple[tuple[Any, Callable[..., None]], ...] = (
     (nn.ReLU, _Walk.relu),
     (nn.MaxPool2d, _Walk.pool),
     (nn.Flatten, _Walk.flatten),
+    (nn.AdaptiveAvgPool2d, _Walk.adaptive_average),
     (_SKIPPED_MODULES, _Walk.skip),
 )
 _FUNCTIONS: dict[str, Callable[..., None]] = {

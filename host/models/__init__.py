@@ -28,8 +28,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "squeezenet1_1": squeezenet1_1,
 }
 """Networks by the name the command line uses."""
+GREY = ("lenet5", "caffe_lenet")
+"""Those that take 28x28 grey pixels; the others take photos, as `host.imagenet` prepares them."""
 
 __all__ = [
+    "GREY",
     "MODELS",
     "SHIPPED",
     "VGG",
