@@ -1,14 +1,16 @@
-"""Cycles of AlexNet's layers on the accelerator's RTL, beside the fewest an array of its size could take."""
+"""Cycles of AlexNet's (on the RTL) and VGG-16's layers (modelled), beside the fewest an array could take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from host.cycles import Memory, estimate
 from host.fold import folded
+from host.launch import schedule
 from host.layers import INPUT, Layer, Pool
 from host.program import Program
 from host.reference import ReferenceDevice
@@ -21,8 +23,10 @@ FC_BATCH = 16
 LATENCY = 100
 """Cycles from a read request to its first beat."""
 OVERLAP_3 = Pool(3, 2)
-# name, input (C, H, W), output channels, kernel, stride, padding, pooling: torchvision's AlexNet.
-ALEXNET: tuple[tuple[str, tuple[int, int, int], int, int, int, int, Pool | None], ...] = (
+HALVES = Pool(2, 2)
+# name, input (C, H, W), output channels, kernel, stride, padding, pooling: as torchvision has them.
+Row = tuple[str, tuple[int, int, int], int, int, int, int, Pool | None]
+ALEXNET: tuple[Row, ...] = (
     ("conv1", (3, 224, 224), 64, 11, 4, 2, OVERLAP_3),
     ("conv2", (64, 27, 27), 192, 5, 1, 2, OVERLAP_3),
     ("conv3", (192, 13, 13), 384, 3, 1, 1, None),
@@ -32,11 +36,33 @@ ALEXNET: tuple[tuple[str, tuple[int, int, int], int, int, int, int, Pool | None]
     ("fc7", (4096, 1, 1), 4096, 1, 1, 0, None),
     ("fc8", (4096, 1, 1), 1000, 1, 1, 0, None),
 )
+VGG16: tuple[Row, ...] = (
+    ("conv1_1", (3, 224, 224), 64, 3, 1, 1, None),
+    ("conv1_2", (64, 224, 224), 64, 3, 1, 1, HALVES),
+    ("conv2_1", (64, 112, 112), 128, 3, 1, 1, None),
+    ("conv2_2", (128, 112, 112), 128, 3, 1, 1, HALVES),
+    ("conv3_1", (128, 56, 56), 256, 3, 1, 1, None),
+    ("conv3_2", (256, 56, 56), 256, 3, 1, 1, None),
+    ("conv3_3", (256, 56, 56), 256, 3, 1, 1, HALVES),
+    ("conv4_1", (256, 28, 28), 512, 3, 1, 1, None),
+    ("conv4_2", (512, 28, 28), 512, 3, 1, 1, None),
+    ("conv4_3", (512, 28, 28), 512, 3, 1, 1, HALVES),
+    ("conv5_1", (512, 14, 14), 512, 3, 1, 1, None),
+    ("conv5_2", (512, 14, 14), 512, 3, 1, 1, None),
+    ("conv5_3", (512, 14, 14), 512, 3, 1, 1, HALVES),
+    ("fc6", (512, 7, 7), 4096, 7, 1, 0, None),
+    ("fc7", (4096, 1, 1), 4096, 1, 1, 0, None),
+    ("fc8", (4096, 1, 1), 1000, 1, 1, 0, None),
+)
+NETWORKS = {"alexnet": ALEXNET, "vgg16": VGG16}
 LAYERS = tuple(row[0] for row in ALEXNET)
 ARRAYS = {
-    "16x8": Config(lanes=16, vec=8, port_bits=512, feature_bytes=1 << 19, weight_bytes=1 << 18, pool_columns=64),
-    "32x16": Config(lanes=32, vec=16, port_bits=512, feature_bytes=1 << 20, weight_bytes=1 << 19, pool_columns=64),
+    "16x8": Config(lanes=16, vec=8, port_bits=512, feature_bytes=1 << 19, weight_bytes=1 << 19, pool_columns=128),
+    "32x16": Config(lanes=32, vec=16, port_bits=512, feature_bytes=1 << 20, weight_bytes=1 << 21, pool_columns=128),
 }
+
+ON_RTL = ("16x8",)
+"""Arrays that are run; the others are modelled: gcc 12 fails on simulators with buffers as large as theirs."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +74,12 @@ class LayerCycles:
     network, layer, kind, array, memory : str
         `kind` is "conv" or "fc"; `memory` is bandwidth and latency.
     batch : int
+    source : str
+        "rtl" (counted by the accelerator's RTL) or "model" (host.cycles).
     cycles : int
-        From start to done, counted by the accelerator: loading, computing, pooling and writing back.
+        From start to done: loading, computing, pooling and writing back.
+    modelled : int
+        What the cycle model says.
     ideal : int
         For a convolution the array's steps, `out_h * out_w * ceil(M/LANES) * steps`, after folding; for a fully
         connected layer the larger of that (times the batch) and its weights' bytes over the memory's bandwidth.
@@ -59,8 +89,8 @@ class LayerCycles:
         `cycles / ideal`.
     fills_array : bool
         Input and output channels are multiples of VEC and LANES.
-    exact : bool
-        The outputs equal the reference device's.
+    exact : bool or None
+        The outputs equal the reference device's; None where nothing was run.
     """
 
     network: str
@@ -69,19 +99,14 @@ class LayerCycles:
     array: str
     memory: str
     batch: int
+    source: str
     cycles: int
+    modelled: int
     ideal: int
     ideal_unfolded: int
     ratio: float
     fills_array: bool
-    exact: bool
-
-
-def _program(config: Config, layer: Layer, input_shape: tuple[int, int, int], seed: int) -> Program:
-    rng = np.random.default_rng(seed)
-    weights = rng.integers(-128, 128, layer.weight_shape, np.int8)
-    biases = rng.integers(-1000, 1000, layer.out_channels, np.int32)
-    return Program(config, (layer,), {layer.name: weights}, {layer.name: biases}, input_shape, layer.in_frac)
+    exact: bool | None
 
 
 def measure(
@@ -105,56 +130,92 @@ def measure(
         Told each layer's name before it runs.
     """
     config = ARRAYS[array]
-    results: list[LayerCycles] = []
+    results = []
     with (
         SimulationDevice(config, processes=1, latency=LATENCY, bytes_per_cycle=bytes_per_cycle) as device,
         ReferenceDevice(config) as reference,
     ):
-        for name, shape, channels, kernel, stride, pad, pool in ALEXNET:
-            if name not in names:
+        for row in ALEXNET:
+            if row[0] not in names:
                 continue
-            progress(name)
-            plain = Layer(
-                name=name,
-                input=INPUT,
-                in_shape=shape,
-                out_channels=channels,
-                kernel=(kernel, kernel),
-                stride=(stride, stride),
-                padding=(pad, pad),
-                relu=True,
-                pool=pool,
-                in_frac=7,
-                weight_frac=(7,) * channels,
-                out_frac=2,
-            )
-            layer = folded(plain, config.vec)
-            fully_connected = name.startswith("fc")
-            batch = FC_BATCH if fully_connected else 1
-            program = _program(config, layer, shape, seed=len(results))
-            x = np.random.default_rng(1).integers(-128, 128, (batch, *shape), np.int8)
+            progress(row[0])
+            modelled = _modelled("alexnet", row, array, bytes_per_cycle)
+            program = _program(config, row)
+            x = np.random.default_rng(1).integers(-128, 128, (modelled.batch, *row[1]), np.int8)
             outputs = Runtime(program, device).forward(x, writeback=False)
             expected = Runtime(program, reference).forward(x, writeback=False)
-            ideal = batch * _array_cycles(layer, config)
-            if fully_connected:
-                ideal = max(ideal, ceil_div(int(np.prod(layer.weight_shape)), bytes_per_cycle))
+            cycles = outputs.report.cycles
             results.append(
-                LayerCycles(
-                    network="alexnet",
-                    layer=name,
-                    kind="fc" if fully_connected else "conv",
-                    array=array,
-                    memory=f"{bytes_per_cycle} B/cycle, {LATENCY} cycles",
-                    batch=batch,
-                    cycles=outputs.report.cycles,
-                    ideal=ideal,
-                    ideal_unfolded=batch * _array_cycles(plain, config),
-                    ratio=round(outputs.report.cycles / ideal, 4),
-                    fills_array=shape[0] % config.vec == 0 and channels % config.lanes == 0,
-                    exact=bool(np.array_equal(outputs.out[name], expected.out[name])),
+                replace(
+                    modelled,
+                    source="rtl",
+                    cycles=cycles,
+                    ratio=round(cycles / modelled.ideal, 4),
+                    exact=bool(np.array_equal(outputs.out[row[0]], expected.out[row[0]])),
                 )
             )
     return results
+
+
+def model(network: str, array: str = "16x8", *, bytes_per_cycle: int = 64) -> list[LayerCycles]:
+    """The same for every layer of a network of `NETWORKS`, from the cycle model, without running anything."""
+    return [_modelled(network, row, array, bytes_per_cycle) for row in NETWORKS[network]]
+
+
+def _layers(config: Config, row: Row) -> tuple[Layer, Layer]:
+    """The layer as the network has it, and as it is computed: folded where that saves steps."""
+    name, shape, channels, kernel, stride, pad, pool = row
+    plain = Layer(
+        name=name,
+        input=INPUT,
+        in_shape=shape,
+        out_channels=channels,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(pad, pad),
+        relu=True,
+        pool=pool,
+        in_frac=7,
+        weight_frac=(7,) * channels,
+        out_frac=2,
+    )
+    return plain, folded(plain, config.vec)
+
+
+def _program(config: Config, row: Row) -> Program:
+    _, layer = _layers(config, row)
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-128, 128, layer.weight_shape, np.int8)
+    biases = rng.integers(-1000, 1000, layer.out_channels, np.int32)
+    return Program(config, (layer,), {layer.name: weights}, {layer.name: biases}, row[1], layer.in_frac)
+
+
+def _modelled(network: str, row: Row, array: str, bytes_per_cycle: int) -> LayerCycles:
+    config = ARRAYS[array]
+    plain, layer = _layers(config, row)
+    fully_connected = row[0].startswith("fc")
+    batch = FC_BATCH if fully_connected else 1
+    launch = schedule(_program(config, row), (0,), batch, writeback=False, units=1, memory_bytes=1 << 30)
+    cycles = round(estimate(launch, Memory(LATENCY, bytes_per_cycle)).cycles)
+    ideal = batch * _array_cycles(layer, config)
+    if fully_connected:
+        ideal = max(ideal, ceil_div(int(np.prod(layer.weight_shape)), bytes_per_cycle))
+    return LayerCycles(
+        network=network,
+        layer=row[0],
+        kind="fc" if fully_connected else "conv",
+        array=array,
+        memory=f"{bytes_per_cycle} B/cycle, {LATENCY} cycles",
+        batch=batch,
+        source="model",
+        cycles=cycles,
+        modelled=cycles,
+        ideal=ideal,
+        ideal_unfolded=batch * _array_cycles(plain, config),
+        ratio=round(cycles / ideal, 4),
+        fills_array=row[1][0] % config.vec == 0 and row[2] % config.lanes == 0,
+        exact=None,
+    )
 
 
 def _array_cycles(layer: Layer, config: Config) -> int:
@@ -164,10 +225,10 @@ def _array_cycles(layer: Layer, config: Config) -> int:
 
 def as_dict(results: list[LayerCycles]) -> dict[str, Any]:
     """JSON-ready: `layers`, and the totals over all convolutions and all fully connected layers."""
-    totals = {}
-    for kind in ("conv", "fc"):
-        chosen = [result for result in results if result.kind == kind]
-        if chosen:
-            cycles, ideal = sum(r.cycles for r in chosen), sum(r.ideal for r in chosen)
-            totals[kind] = {"cycles": cycles, "ideal": ideal, "ratio": round(cycles / ideal, 4)}
+    totals = []
+    for network, array, kind in sorted({(r.network, r.array, r.kind) for r in results}):
+        chosen = [r for r in results if (r.network, r.array, r.kind) == (network, array, kind)]
+        cycles, ideal = sum(r.cycles for r in chosen), sum(r.ideal for r in chosen)
+        total = {"network": network, "array": array, "kind": kind, "cycles": cycles, "ideal": ideal}
+        totals.append(total | {"ratio": round(cycles / ideal, 4)})
     return {"layers": [asdict(result) for result in results], "totals": totals}

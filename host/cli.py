@@ -198,7 +198,7 @@ def bench_hardware(
     bytes_per_cycle: Annotated[int, typer.Option(min=1, help="Bandwidth of the memory.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
-    """Cycles of AlexNet's layers on the RTL, beside the fewest an array of that size could take."""
+    """Cycles of AlexNet's layers (16x8: on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
     from benchmarks import hardware
 
     results = []
@@ -212,14 +212,19 @@ def bench_hardware(
             def note(layer: str, array: str = array, status: Any = status) -> None:
                 status.update(f"{array}: {layer}")
 
-            results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
+            if array in hardware.ON_RTL:
+                results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
+            else:
+                results += hardware.model("alexnet", array, bytes_per_cycle=bytes_per_cycle)
+            results += hardware.model("vgg16", array, bytes_per_cycle=bytes_per_cycle)
     if as_json:
         print(json.dumps(hardware.as_dict(results)))
         return
-    table = Table("array", "layer", "batch", "cycles", "ideal", "ratio", "exact", title=f"AlexNet, {results[0].memory}")
+    table = Table("array", "layer", "batch", "from", "cycles", "model", "ideal", "ratio", title=results[0].memory)
     for row in results:
-        figures = (f"{row.cycles:,}", f"{row.ideal:,}", f"{row.ratio:.3f}", "yes" if row.exact else "NO")
-        table.add_row(row.array, row.layer, str(row.batch), *figures)
+        figures = (f"{row.cycles:,}", f"{row.modelled:,}", f"{row.ideal:,}", f"{row.ratio:.3f}")
+        source = "RTL, NOT EXACT" if row.exact is False else row.source
+        table.add_row(row.array, f"{row.network} {row.layer}", str(row.batch), source, *figures)
     console.print(table)
 
 
