@@ -88,13 +88,11 @@ class Stepper(wiring.Component):
             last["image"].eq(image == job.images - 1),
             last["group"].eq(group == job.groups_out - 1),
         ]
-        first_step, first_of_group = Signal(), Signal()
-        last_step, last_of_group = Signal(), Signal()
+        first_step, first_of_group, last_step = Signal(), Signal(), Signal()
         m.d.comb += [
             first_step.eq((kx == 0) & (ky == 0) & (z == 0)),
             first_of_group.eq(first_step & (ox == 0) & (oy == 0) & (image == 0)),
             last_step.eq(last["kx"] & last["ky"] & last["z"]),
-            last_of_group.eq(last_step & last["ox"] & last["oy"] & last["image"]),
         ]
 
         # The word address of the tap, kept incrementally: one running base per loop level. They wrap harmlessly:
