@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from host import data, imagenet, models
-from host.compiler import compile
-from host.data import Dataset
-from host.device import Device, LaunchReport
-from host.devices import device
-from host.faults import Fault, SoftErrors
-from host.plan import FaultPlan
-from host.program import Program
-from host.protect import by_accuracy, by_error_distribution
+from host import models
+from host.compiler.compile import compile
+from host.datasets import data, imagenet
+from host.datasets.data import Dataset
+from host.devices.device import Device, LaunchReport
+from host.devices.registry import device
+from host.faults.models import Fault, SoftErrors
+from host.faults.plan import FaultPlan
+from host.program.program import Program
 from host.stats import Paired, Rate, paired
-from host.train import Evaluation, Recipe, evaluate, retrain
-from host.twin import Twin, attach
+from host.training.protect import by_accuracy, by_error_distribution
+from host.training.train import Evaluation, Recipe, evaluate, retrain
+from host.training.twin import Twin, attach
 from hw.config import Config
 
 __all__ = [

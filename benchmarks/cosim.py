@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from host import compiler, memory
-from host.launch import Launch, schedule
+from host.compiler import compile as compiler
+from host.devices.runtime import Runtime
+from host.devices.simulation import SimulationDevice, arguments
 from host.models import lenet5
-from host.program import Program
-from host.runtime import Runtime
-from host.simulation import SimulationDevice, arguments
+from host.program.program import Program
+from host.schedule import memory
+from host.schedule.launch import Launch, schedule
 from hw import layout
 from hw.config import Config
 from sim.build import build

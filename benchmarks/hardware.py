@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from host.cycles import Memory, estimate
-from host.fold import folded
-from host.launch import schedule
-from host.layers import INPUT, Layer, Pool
-from host.program import Program
-from host.reference import ReferenceDevice
-from host.runtime import Runtime
-from host.simulation import SimulationDevice
+from host.devices.reference import ReferenceDevice
+from host.devices.runtime import Runtime
+from host.devices.simulation import SimulationDevice
+from host.program.fold import folded
+from host.program.layers import INPUT, Layer, Pool
+from host.program.program import Program
+from host.schedule.cycles import Memory, estimate
+from host.schedule.launch import schedule
 from hw.config import Config
 from hw.layout import ceil_div
 
@@ -75,7 +75,7 @@ class LayerCycles:
         `kind` is "conv" or "fc"; `memory` is bandwidth and latency.
     batch : int
     source : str
-        "rtl" (counted by the accelerator's RTL) or "model" (host.cycles).
+        "rtl" (counted by the accelerator's RTL) or "model" (host.schedule.cycles).
     cycles : int
         From start to done: loading, computing, pooling and writing back.
     modelled : int

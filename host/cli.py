@@ -151,8 +151,8 @@ def verify(
     """
     from rich.progress import Progress
 
-    from host.devices import device_names
-    from host.verify import verify as run
+    from host.devices.registry import device_names
+    from host.verification.verify import verify as run
 
     names = [name.strip() for name in devices.split(",")]
     for name in names:
@@ -238,7 +238,7 @@ def pretrain(
     """Train LeNet-5 in float on Fashion-MNIST: the starting point of the demo."""
     import torch
 
-    from host.pretrain import pretrain as run
+    from host.training.pretrain import pretrain as run
 
     torch.set_num_threads(1)
     run(out, epochs=epochs, seed=seed, data_dir=data_dir, console=console)
@@ -269,8 +269,10 @@ def compile_command(
     data_dir: DataDir = None,
 ) -> None:
     """Compile a network for the accelerator and show its layers."""
-    from host import compile_report, data, imagenet, models
-    from host.compiler import compile as compile_network
+    from host import models
+    from host.compiler import report as compile_report
+    from host.compiler.compile import compile as compile_network
+    from host.datasets import data, imagenet
     from hw.config import Config
 
     if net not in models.MODELS:
@@ -358,15 +360,15 @@ def _fail(message: str) -> int:
 
 def _expected() -> tuple[type[BaseException], ...]:
     """Errors whose message is all a user needs."""
-    from host.data import DataError
-    from host.device import DeviceError
-    from host.limits import CompileError
+    from host.compiler.limits import CompileError
+    from host.datasets.data import DataError
+    from host.devices.device import DeviceError
+    from host.faults.plan import PlanError
     from host.models import ModelError
-    from host.plan import PlanError
-    from host.program import ProgramError
+    from host.program.program import ProgramError
     from host.run import RunError
-    from host.train import CheckpointError
-    from host.twin import AttachError
+    from host.training.train import CheckpointError
+    from host.training.twin import AttachError
     from hw.config import ConfigError
     from sim.build import BuildError
     from sim.client import SimulatorError

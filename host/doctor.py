@@ -14,7 +14,8 @@ from typing import Literal, get_args
 
 import find_libpython
 
-from host import data, models
+from host import models
+from host.datasets import data
 from sim import tools
 
 State = Literal["ok", "optional", "missing"]

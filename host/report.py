@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from host.device import LaunchReport
-from host.files import write_atomic
+from host.devices.device import LaunchReport
 from host.stats import Paired, Rate, paired
-from host.train import Evaluation
+from host.store.files import write_atomic
+from host.training.train import Evaluation
 
 COLOURS = {"original": "#d1495b", "CLP": "#8d96a3", "TWA": "#edae49", "TWA+CLP": "#00798c"}
 WORDS = {

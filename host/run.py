@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from host.files import write_json
+from host.store.files import write_json
 
 
 class RunError(RuntimeError):

@@ -29,7 +29,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 """Networks by the name the command line uses."""
 GREY = ("lenet5", "caffe_lenet")
-"""Those that take 28x28 grey pixels; the others take photos, as `host.imagenet` prepares them."""
+"""Those that take 28x28 grey pixels; the others take photos, as `host.datasets.imagenet` prepares them."""
 
 __all__ = [
     "GREY",

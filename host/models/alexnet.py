@@ -13,7 +13,7 @@ from host.models.weights import with_weights
 class AlexNet(nn.Module):
     """AlexNet (Krizhevsky 2014, "One weird trick"): 61,100,840 parameters.
 
-    Input float, shape (N, 3, 224, 224), normalised (`host.imagenet`); output logits, shape (N, classes).
+    Input float, shape (N, 3, 224, 224), normalised (`host.datasets.imagenet`); output logits, shape (N, classes).
     """
 
     def __init__(self, classes: int = 1000) -> None:

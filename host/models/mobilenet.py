@@ -44,7 +44,7 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 (Sandler et al. 2018), width 1.0: 3,504,872 parameters.
 
-    Input float, shape (N, 3, 224, 224), normalised (`host.imagenet`); output logits, shape (N, classes).
+    Input float, shape (N, 3, 224, 224), normalised (`host.datasets.imagenet`); output logits, shape (N, classes).
     """
 
     def __init__(self, classes: int = 1000) -> None:

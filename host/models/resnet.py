@@ -65,7 +65,7 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet (He et al. 2015): 11,689,512 parameters (18), 25,557,032 (50).
 
-    Input float, shape (N, 3, 224, 224), normalised (`host.imagenet`); output logits, shape (N, classes).
+    Input float, shape (N, 3, 224, 224), normalised (`host.datasets.imagenet`); output logits, shape (N, classes).
     """
 
     def __init__(

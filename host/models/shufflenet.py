@@ -49,7 +49,7 @@ class Unit(nn.Module):
 class ShuffleNetV2(nn.Module):
     """ShuffleNetV2 (Ma et al. 2018), width 1.0: 2,278,604 parameters.
 
-    Input float, shape (N, 3, 224, 224), normalised (`host.imagenet`); output logits, shape (N, classes).
+    Input float, shape (N, 3, 224, 224), normalised (`host.datasets.imagenet`); output logits, shape (N, classes).
     """
 
     def __init__(self, classes: int = 1000) -> None:

@@ -19,7 +19,7 @@ DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 class VGG(nn.Module):
     """VGG (Simonyan and Zisserman 2014), without batch norm: 138,357,544 parameters (16), 143,667,240 (19).
 
-    Input float, shape (N, 3, 224, 224), normalised (`host.imagenet`); output logits, shape (N, classes).
+    Input float, shape (N, 3, 224, 224), normalised (`host.datasets.imagenet`); output logits, shape (N, classes).
     """
 
     def __init__(self, layers: int, classes: int = 1000) -> None:

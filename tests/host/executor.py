@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from host.device import Bytes, Device, LaunchReport
-from host.launch import Launch
+from host.devices.device import Bytes, Device, LaunchReport
+from host.schedule.launch import Launch
 from hw import descriptor, events, params
 from hw.config import Config
 from hw.descriptor import Flag

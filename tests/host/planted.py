@@ -14,9 +14,9 @@ from amaranth.lib import wiring
 
 import hw.accelerator
 import hw.array
-from host.device import LaunchReport
-from host.launch import Launch
-from host.simulation import SimulationDevice
+from host.devices.device import LaunchReport
+from host.devices.simulation import SimulationDevice
+from host.schedule.launch import Launch
 from hw.config import Config
 from hw.descriptor import Flag
 from hw.verilog import generate

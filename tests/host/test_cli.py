@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from host import cli, data, doctor, models
-from host.program import Program
+from host import cli, doctor, models
+from host.datasets import data
+from host.program.program import Program
 from sim import tools
 
 needs_data = pytest.mark.skipif(

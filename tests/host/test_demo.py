@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from host import data, demo
-from host.files import write_atomic, write_json
+from host import demo
+from host.datasets import data
 from host.run import Run, RunError, differences
+from host.store.files import write_atomic, write_json
 
 pytestmark = pytest.mark.skipif(
     not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,

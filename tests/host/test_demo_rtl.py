@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from host import data, demo
+from host import demo
+from host.datasets import data
 
 pytestmark = pytest.mark.skipif(
     not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host.cases import CONFIGS, Case, random_case
-from host.device import LaunchReport
-from host.launch import Launch
-from host.reference import ReferenceDevice
-from host.runtime import Runtime
-from host.simulation import arguments
+from host.devices.device import LaunchReport
+from host.devices.reference import ReferenceDevice
+from host.devices.runtime import Runtime
+from host.devices.simulation import arguments
+from host.schedule.launch import Launch
+from host.verification.cases import CONFIGS, Case, random_case
 from hw.config import Config
 from hw.registers import OFFSET
 from sim.bench import run_bench

@@ -1,0 +1,156 @@
+"""What a layer must obey to run on an accelerator, and the errors that say which does not, why, and what to do."""
+
+from __future__ import annotations
+
+from host.program.fold import fold_columns
+from host.program.layers import Layer
+from host.schedule.tiling import smallest
+from hw import params
+from hw.config import Config
+from hw.layout import ceil_div, output_groups
+
+MAX_KERNEL = 11
+"""Largest kernel edge of a convolution; a fully connected layer's kernel is its whole input, up to `MAX_FC_KERNEL`."""
+MAX_FC_KERNEL = 255
+"""Largest kernel edge the descriptor's 8-bit fields can carry."""
+MAX_STRIDE = 255
+MAX_EXTENT = 65535
+MAX_POOL = 3
+
+
+class CompileError(ValueError):
+    """A layer cannot be computed exactly; carries its name, the reason and the remedy.
+
+    `where` says how far the trouble reaches: "anywhere" (no device can compute it), or "accelerator" (the CPU can).
+    """
+
+    def __init__(self, layer: str, reason: str, remedy: str, where: str = "anywhere") -> None:
+        super().__init__(f"layer {layer!r}: {reason}; {remedy}")
+        self.layer, self.reason, self.remedy, self.where = layer, reason, remedy, where
+
+
+CPU_REMEDY = 'run it on the CPU (fallback="cpu", or protect it)'
+
+
+def is_fully_connected(layer: Layer) -> bool:
+    """Whether the layer's kernel is its whole input."""
+    return layer.kernel == layer.in_shape[1:] and layer.padding == (0, 0)
+
+
+def feature_words(shape: tuple[int, int, int], vec: int) -> int:
+    """Words of VEC bytes that one image's tensor of shape (C, H, W) takes on chip."""
+    return ceil_div(shape[0], vec) * shape[1] * shape[2]
+
+
+def fits_on_chip(layer: Layer, config: Config) -> bool:
+    """Whether a feature buffer holds the layer's whole input; otherwise it is tiled."""
+    return feature_words(layer.in_shape, config.vec) <= config.feature_words
+
+
+def check_layer(layer: Layer, config: Config) -> None:
+    """Raise `CompileError` unless the layer is well formed and, where placed there, fits the accelerator."""
+    check_arithmetic(layer)
+    if layer.placement == "accelerator":
+        check_accelerator(layer, config)
+
+
+def check_arithmetic(layer: Layer) -> None:
+    """What holds wherever the layer runs: extents that exist, shifts that are exact."""
+    (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
+    channels, h, w = layer.in_shape
+    if min(channels, h, w, layer.out_channels, kh, kw, sy, sx) < 1 or min(py, px) < 0:
+        raise CompileError(layer.name, f"a size is not positive in {layer}", "correct the layer")
+    if len(layer.weight_frac) != layer.out_channels:
+        raise CompileError(
+            layer.name,
+            f"{len(layer.weight_frac)} weight fractions for {layer.out_channels} channels",
+            "give one a channel",
+        )
+    if kh > h + 2 * py or kw > w + 2 * px:
+        raise CompileError(
+            layer.name,
+            f"kernel {kh}x{kw} is larger than its padded input {h + 2 * py}x{w + 2 * px}",
+            "use larger images",
+        )
+    low, high = min(layer.shift), max(layer.shift)
+    if low < 0 or high > params.MAX_SHIFT:
+        raise CompileError(
+            layer.name,
+            f"requantisation shift {low if low < 0 else high} (in_frac + weight_frac - out_frac) is outside 0 to "
+            f"{params.MAX_SHIFT}",
+            "choose other fractions (a smaller out_frac raises the shift)",
+        )
+    if layer.pool is not None:
+        pool, (_, oh, ow) = layer.pool, layer.conv_shape
+        if pool.kernel < 1 or pool.stride < 1 or not 0 <= pool.pad < pool.kernel:
+            raise CompileError(layer.name, f"pooling {pool} is malformed", "use 0 <= padding < kernel and stride >= 1")
+        if pool.kernel > min(oh, ow) + 2 * pool.pad:
+            raise CompileError(
+                layer.name, f"pooling window {pool.kernel} is larger than its input {oh}x{ow}", "use larger images"
+            )
+
+
+def check_accelerator(layer: Layer, config: Config) -> None:
+    """What the descriptor's fields and the accelerator's buffers can take."""
+
+    def refuse(reason: str, remedy: str = CPU_REMEDY) -> CompileError:
+        return CompileError(layer.name, reason, remedy, "accelerator")
+
+    (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
+    widest = max(kh, kw, layer.fold.kernel_w if layer.fold else 0)
+    limit = MAX_FC_KERNEL if is_fully_connected(layer) or _folded_fully_connected(layer) else MAX_KERNEL
+    if max(kh, kw) > MAX_FC_KERNEL or widest > limit:
+        raise refuse(f"kernel edge {widest} exceeds {limit}")
+    if max(sy, sx) > MAX_STRIDE:
+        raise refuse(f"stride {max(sy, sx)} exceeds {MAX_STRIDE}")
+    if py >= kh or px >= kw:
+        raise refuse(f"padding {py}x{px} is not smaller than the kernel {kh}x{kw}")
+    if layer.pool is not None:
+        if layer.pool.kernel > MAX_POOL or layer.pool.stride > MAX_POOL:
+            raise refuse(
+                f"pooling window {layer.pool.kernel} with stride {layer.pool.stride}: both are at most {MAX_POOL}"
+            )
+        if layer.out_shape[2] > config.pool_columns:
+            raise refuse(
+                f"pooled rows are {layer.out_shape[2]} pixels wide, the line buffer holds {config.pool_columns}",
+                f"build with pool_columns={layer.out_shape[2]} or more, or {CPU_REMEDY}",
+            )
+    extents = (*layer.in_shape[1:], *layer.conv_shape[1:], ceil_div(layer.in_shape[0], config.vec))
+    groups = output_groups(layer.out_channels, config.lanes, config.vec)
+    if max(*extents, groups) > MAX_EXTENT:
+        raise refuse(f"an extent ({max(*extents, groups)}) exceeds {MAX_EXTENT}")
+    if not fits_on_chip(layer, config) and smallest(layer, config.vec) > config.feature_words:
+        least = smallest(layer, config.vec) * config.vec
+        needed = _next_power_of_two(least)
+        bands = "" if layer.out_shape[1] == 1 else " even in bands of one output row"
+        raise refuse(
+            f"its input takes {least} bytes on chip{bands}, a feature buffer holds {config.feature_bytes}",
+            f"build with feature_bytes={needed} or more, or {CPU_REMEDY}",
+        )
+    steps = layer.steps(config.vec)
+    _, oh, ow = layer.conv_shape
+    if steps > config.weight_words and oh * ow > 1:
+        needed = _next_power_of_two(steps * config.lanes * config.vec)
+        raise refuse(
+            f"its kernel takes {steps} weight words, the ring holds {config.weight_words}, and {oh}x{ow} outputs share "
+            "them",
+            f"build with weight_bytes={needed} or more, or {CPU_REMEDY}",
+        )
+    if groups * oh * ow * steps >= 1 << 32:
+        raise refuse(f"one image takes {groups * oh * ow * steps} steps, more than 32 bits count")
+
+
+def _folded_fully_connected(layer: Layer) -> bool:
+    fold = layer.fold
+    return (
+        fold is not None
+        and fold.kernel_w == fold.width
+        and fold_columns(fold) == 1
+        and layer.kernel[0] == layer.in_shape[1]
+        and layer.padding == (0, 0)
+        and fold.pad_x == 0
+    )
+
+
+def _next_power_of_two(value: int) -> int:
+    return 1 << max(0, value - 1).bit_length()

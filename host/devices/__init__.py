@@ -1,0 +1,1 @@
+"""Devices that run a Program, and the runtime that drives them."""

@@ -1,0 +1,105 @@
+"""The Device contract: the papers' seven functions, which every backend implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from hw import layout
+from hw.config import Config
+
+if TYPE_CHECKING:
+    from host.schedule.launch import Launch
+
+Bytes = npt.NDArray[np.uint8]
+Int8 = npt.NDArray[np.int8]
+
+
+class DeviceError(RuntimeError):
+    """A device could not do what was asked; the message says why and what to do about it."""
+
+
+@dataclass(frozen=True)
+class LaunchReport:
+    """What a device counted during one launch (summed over its compute units); zero where a device does not count."""
+
+    cycles: int = 0
+    mac_cycles: int = 0
+    stall_cycles: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    faults_applied: int = 0
+
+    def __add__(self, other: LaunchReport) -> LaunchReport:
+        return LaunchReport(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+class Device(ABC):
+    """An accelerator with byte-addressed memory.
+
+    Five methods are required (`launch`, `write`, `read`, `quantise`, `dequantise`), the last two with an exact default;
+    `reorder` and `recover` matter only to devices whose memory layout differs from NCHW.
+
+    Attributes
+    ----------
+    name : str
+        Name as given to `redline.device`.
+    config : hw.config.Config
+        Parameters of the accelerator behind it.
+    memory_bytes : int
+        Size of device memory.
+    units : int
+        Compute units: a launch's batch is split over this many descriptor lists.
+    """
+
+    name: str
+    config: Config
+    memory_bytes: int
+    units: int = 1
+
+    @abstractmethod
+    def launch(self, launch: Launch) -> LaunchReport:
+        """Execute one launch on what lies in device memory (launchAccelerator). Blocks until done.
+
+        Raises
+        ------
+        DeviceError
+            If the device failed, hung or is of another build; memory is then undefined and must be written again.
+        """
+
+    @abstractmethod
+    def write(self, address: int, array: npt.NDArray) -> None:
+        """Copy an array's bytes to device memory (dataToFPGA)."""
+
+    @abstractmethod
+    def read(self, address: int, nbytes: int) -> Bytes:
+        """Copy of `nbytes` of device memory, uint8, shape (nbytes,) (dataFromFPGA)."""
+
+    def quantise(self, x: npt.NDArray[np.floating], frac: int) -> Int8:
+        """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt)."""
+        return np.clip(np.floor(np.ldexp(np.asarray(x, np.float64), frac) + 0.5), -128, 127).astype(np.int8)
+
+    def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
+        """Int8 at scale `2**-frac` to float32, exact (convertIntToFloat)."""
+        return np.ldexp(x.astype(np.float32), -frac)
+
+    def reorder(self, x: Int8) -> Int8:
+        """NCHW features to the device's layout (dataLayoutReorder)."""
+        return layout.reorder_features(x, self.config.vec)
+
+    def recover(self, x: Int8, channels: int) -> Int8:
+        """The device's layout back to NCHW (dataLayoutRecover)."""
+        return layout.recover_features(x, channels)
+
+    def close(self) -> None:  # noqa: B027 - optional to override
+        """Release processes, files and handles. The device cannot be used afterwards."""
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

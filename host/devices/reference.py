@@ -1,0 +1,192 @@
+"""The reference device: plain, exact, layer by layer on its memory image; the oracle for all others."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
+from host.faults.plan import FaultPlan
+from host.program.integer import Int32, accumulate, finish, wrap
+from host.program.layers import Layer
+from host.schedule import memory
+from host.schedule.launch import Launch
+from hw import layout, params
+from hw.config import Config
+
+CHUNK = 1 << 22
+"""Products held at a time while walking the prefixes of faulted outputs."""
+
+
+class ReferenceDevice(Device):
+    """Computes what the accelerator must, with faults, in numpy and torch.
+
+    Parameters
+    ----------
+    config : Config
+        The accelerator it stands for.
+    memory_bytes : int
+        Size of its memory; only touched pages take room.
+    units : int
+        Compute units; changes how a batch is scheduled, not the results.
+    """
+
+    name = "reference"
+
+    def __init__(self, config: Config | None = None, *, memory_bytes: int = 1 << 28, units: int = 1) -> None:
+        self.config = config or Config()
+        self.memory_bytes = memory_bytes
+        self.units = units
+        self._memory = np.zeros(memory_bytes, np.uint8)
+
+    def write(self, address: int, array: npt.NDArray) -> None:
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._check(address, len(raw))
+        self._memory[address : address + len(raw)] = raw
+
+    def read(self, address: int, nbytes: int) -> Bytes:
+        self._check(address, nbytes)
+        return self._memory[address : address + nbytes].copy()
+
+    def _check(self, address: int, nbytes: int) -> None:
+        if address < 0 or address + nbytes > self.memory_bytes:
+            raise DeviceError(
+                f"bytes {address} to {address + nbytes} lie outside the reference device's {self.memory_bytes}: "
+                "give it more memory_bytes"
+            )
+
+    def launch(self, launch: Launch) -> LaunchReport:
+        x = layout.recover_features(self._tensor(launch, memory.INPUT_REGION), self._first(launch).in_shape[0])
+        for position in launch.positions:
+            layer = launch.program.layers[position]
+            weight, bias, shift = self._stored_weights(launch, layer)
+            acc = accumulate(x, weight, bias, layer.stride, layer.padding)
+            if launch.plan is not None:
+                apply_mac_faults(acc, x, weight, bias, layer, self._faults(launch, position, "mac"), self.config.vec)
+            conv, out = finish(acc, layer, shift)
+            if launch.plan is not None:
+                # Without pooling there is one tensor, and it is hit as it leaves.
+                out = flip(out, self._faults(launch, position, "feature"))
+                conv = conv if memory.conv_is_separate(layer) else out
+            for name, tensor in ((memory.conv_name(layer.name), conv), (memory.out_name(layer.name), out)):
+                if name in launch.written:
+                    self.write(launch.memory[name].address, layout.reorder_features(tensor, self.config.vec))
+            x = out
+        return LaunchReport(faults_applied=launch.faults)
+
+    @staticmethod
+    def _first(launch: Launch) -> Layer:
+        return launch.program.layers[launch.positions[0]]
+
+    def _tensor(self, launch: Launch, name: str) -> Int8:
+        region = launch.memory[name]
+        return self.read(region.address, region.nbytes).view(np.int8).reshape(region.shape)
+
+    def _stored_weights(self, launch: Launch, layer: Layer) -> tuple[Int8, Int32, npt.NDArray[np.integer]]:
+        m, c, _, _ = layer.weight_shape
+        weight = layout.recover_weights(self._tensor(launch, memory.weights_name(layer.name)), m, c)
+        region = launch.memory[memory.params_name(layer.name)]
+        records = self.read(region.address, region.nbytes).view(params.DTYPE)[:m]
+        return weight, records["bias"].copy(), records["shift"] & params.MAX_SHIFT
+
+    @staticmethod
+    def _faults(launch: Launch, position: int, site: str) -> FaultPlan:
+        """A layer's flips, with images counted within the launch."""
+        assert launch.plan is not None
+        part = launch.plan.images(launch.first_image, launch.batch).at(position, site)
+        return FaultPlan(
+            part.layers, part.image - launch.first_image, part.layer, part.site, part.output, part.step, part.bit
+        )
+
+
+def flip(x: Int8, faults: FaultPlan) -> Int8:
+    """Copy of int8 tensors, shape (N, ...), with bits flipped at (image, flat index within the image)."""
+    if not len(faults):
+        return x
+    flat = x.copy().reshape(len(x), -1).view(np.uint8)
+    np.bitwise_xor.at(flat, (faults.image, faults.output), (1 << faults.bit.astype(np.uint8)).astype(np.uint8))
+    return flat.view(np.int8).reshape(x.shape)
+
+
+def apply_mac_faults(acc: Int32, x: Int8, weight: Int8, bias: Int32, layer: Layer, faults: FaultPlan, vec: int) -> None:
+    """Change final accumulators, in place, to what they are when bits of the accumulator flip after given steps.
+
+    Each faulted output is walked: with `p` the fault-free prefix sum after a step and `d` the error carried so far, a
+    flip mask `b` turns `v = p + d` into `v ^ b`, so the error becomes `d + (v ^ b) - v`; what is added later is not
+    affected.
+
+    Parameters
+    ----------
+    acc : int32 array, shape (N, M, OH, OW)
+        Fault-free.
+    x : int8 array, shape (N, C, H, W)
+    weight : int8 array, shape (M, C, KH, KW)
+    bias : int32 array, shape (M,)
+    faults : FaultPlan
+        The layer's accumulator flips, images counted within the batch.
+    vec : int
+        Channels per step.
+    """
+    if not len(faults):
+        return
+    n, m, oh, ow = acc.shape
+    # One word an output, one mask a (word, step).
+    word = faults.image * (m * oh * ow) + faults.output
+    steps = layer.steps(vec)
+    key, place = np.unique(word * steps + faults.step, return_inverse=True)
+    mask = np.zeros(len(key), np.uint32)
+    np.bitwise_xor.at(mask, place, np.uint32(1) << faults.bit.astype(np.uint32))
+    words, step = np.divmod(key, steps)
+    outputs, first, count = np.unique(words, return_index=True, return_counts=True)
+    operands = _Operands(x, weight, layer, vec)
+    delta = np.zeros(len(outputs), np.int64)
+    per_chunk = max(1, CHUNK // (steps * vec))
+    for start in range(0, len(outputs), per_chunk):
+        some = slice(start, start + per_chunk)
+        prefixes = operands.prefixes(outputs[some], (m, oh, ow), bias)
+        at, left, error = first[some], count[some], delta[some]
+        for turn in range(int(left.max())):
+            live = np.flatnonzero(left > turn)
+            event = at[live] + turn
+            value = (prefixes[live, step[event]] + error[live]) & 0xFFFFFFFF
+            error[live] += (value ^ mask[event]) - value
+    flat = acc.reshape(-1)
+    flat[outputs] = wrap(flat[outputs].astype(np.int64) + delta)
+
+
+class _Operands:
+    """Gathers the operands of single outputs, step by step."""
+
+    def __init__(self, x: Int8, weight: Int8, layer: Layer, vec: int) -> None:
+        (kh, kw), (self.sy, self.sx), (py, px) = layer.kernel, layer.stride, layer.padding
+        features = layout.reorder_features(x, vec)
+        # The zero border reaches as far as any window does.
+        _, oh, ow = layer.conv_shape
+        below = max(0, (oh - 1) * self.sy + kh - py - x.shape[2])
+        right = max(0, (ow - 1) * self.sx + kw - px - x.shape[3])
+        self.features = np.pad(features, ((0, 0), (0, 0), (py, below), (px, right), (0, 0)))
+        m, c = weight.shape[:2]
+        groups = features.shape[1]
+        padded = np.zeros((m, groups * vec, kh, kw), np.int8)
+        padded[:, :c] = weight
+        # [M][C/VEC][KH][KW][VEC]: steps in their order.
+        self.weights = padded.reshape(m, groups, vec, kh, kw).transpose(0, 1, 3, 4, 2).reshape(m, -1, vec)
+        z, ky, kx = np.meshgrid(np.arange(groups), np.arange(kh), np.arange(kw), indexing="ij")
+        self.z, self.ky, self.kx = z.reshape(-1), ky.reshape(-1), kx.reshape(-1)
+
+    def gather(
+        self, outputs: npt.NDArray[np.int64], shape: tuple[int, int, int]
+    ) -> tuple[Int8, Int8, npt.NDArray[np.int64]]:
+        """Features and weights, int8 of shape (len(outputs), steps, VEC), and channels, of flat NCHW outputs."""
+        image, channel, y, x = np.unravel_index(outputs, (len(self.features), *shape))
+        rows = y[:, None] * self.sy + self.ky
+        columns = x[:, None] * self.sx + self.kx
+        return self.features[image[:, None], self.z, rows, columns], self.weights[channel], channel
+
+    def prefixes(
+        self, outputs: npt.NDArray[np.int64], shape: tuple[int, int, int], bias: Int32
+    ) -> npt.NDArray[np.int64]:
+        """Accumulators after every step, not yet wrapped, shape (len(outputs), steps)."""
+        features, weights, channel = self.gather(outputs, shape)
+        products = np.einsum("osv,osv->os", features, weights, dtype=np.int64, casting="safe")
+        return np.cumsum(products, axis=1) + bias[channel].astype(np.int64)[:, None]

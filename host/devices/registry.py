@@ -1,0 +1,71 @@
+"""The device factory: devices by name, Redline's own and those that other packages bring."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import fields
+from importlib.metadata import entry_points
+from typing import Any
+
+from host.devices.device import Device, DeviceError
+from hw.config import Config
+
+GROUP = "redline.devices"
+"""Entry-point group in which other packages name their Device classes."""
+BUILT_IN = {
+    "reference": "host.devices.reference:ReferenceDevice",
+    "simulation": "host.devices.simulation:SimulationDevice",
+}
+"""Redline's own devices; found without an installed distribution, too."""
+
+
+def device_names() -> list[str]:
+    """Names that `device` knows."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def device(name: str = "reference", config: Config | None = None, **options: Any) -> Device:
+    """A device by name.
+
+    Parameters
+    ----------
+    name : str
+        "reference", "simulation", or one that an installed package registers under the entry-point group
+        `redline.devices`.
+    config : Config or None
+        The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).
+    **options
+        Parameters of the accelerator, and the device's own (`memory_bytes`, `units`, ...).
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device, or it cannot be loaded.
+    ConfigError
+        If the accelerator cannot be built.
+    """
+    parameters = {field.name for field in fields(Config)}
+    own = {key: value for key, value in options.items() if key in parameters}
+    if config is None:
+        config = Config(**own)
+    elif own:
+        raise DeviceError(f"give either config= or its parameters ({', '.join(own)}), not both")
+    rest = {key: value for key, value in options.items() if key not in parameters}
+    made = _class(name)(config, **rest)
+    assert isinstance(made, Device)
+    return made
+
+
+def _class(name: str) -> Any:
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            raise DeviceError(
+                f"the {name} device cannot be loaded ({error}); 'redline doctor' says what is missing"
+            ) from error
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return point.load()
+    raise DeviceError(f"no device {name!r}; there are {', '.join(device_names())}")

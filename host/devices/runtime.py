@@ -1,0 +1,246 @@
+"""Runs a Program on a device: cuts it at CPU layers, writes what changed, flips stored bits, reads results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from host.devices.device import Device, DeviceError, Int8, LaunchReport
+from host.devices.reference import flip
+from host.faults.plan import FaultPlan
+from host.program.integer import run_layer
+from host.program.program import Program, ProgramError
+from host.schedule import memory
+from host.schedule.launch import Launch, MemoryTooSmall, schedule
+from hw import layout
+
+_last_user: WeakKeyDictionary[Device, object] = WeakKeyDictionary()
+"""Token of the Runtime whose weights lie in a device's memory; another Runtime must write its own first."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a forward pass produced, in integers at each layer's `out_frac`."""
+
+    conv: dict[str, Int8]
+    """By layer: after requantisation and ReLU, before pooling, shape (N, M, OH, OW).
+
+    The same as `out` for layers without pooling."""
+    out: dict[str, Int8]
+    """By layer: final output, shape (N, M, PH, PW)."""
+    report: LaunchReport
+    """Summed over the launches of the pass."""
+
+
+class Runtime:
+    """A Program on a device.
+
+    Parameters
+    ----------
+    program : Program
+        Its weights may change between calls (`Program.requantise`); only changed ones are written.
+    device : Device
+        Of the same accelerator; several Runtimes may take turns on one device.
+    units : int or None
+        Compute units to use; by default all that the device has.
+
+    Raises
+    ------
+    DeviceError
+        If the device is of another build than the program was compiled for.
+    """
+
+    def __init__(self, program: Program, device: Device, *, units: int | None = None) -> None:
+        _check_same_build(program, device)
+        self.units = device.units if units is None else min(units, device.units)
+        self.program = program
+        self.device = device
+        self._schedules: dict[tuple[tuple[int, ...], int, bool], Launch] = {}
+        self._stored: dict[str, bytes] = {}
+        self._largest: int | None = None
+        self._token = object()
+
+    def forward(
+        self, x: Int8, *, writeback: bool = True, plan: FaultPlan | None = None, first_image: int = 0
+    ) -> Outputs:
+        """One forward pass.
+
+        Parameters
+        ----------
+        x : int8 array, shape (N, C, H, W)
+            Quantised images, unfolded; see `Program.quantise_input`.
+        writeback : bool
+            Whether every layer's outputs are wanted; otherwise only the last layer's `out` is sure to be there.
+        plan : FaultPlan or None
+            Faults; image `first_image + i` of the plan is image `i` of `x`. Faults in layers on the CPU do not happen.
+        first_image : int
+
+        Raises
+        ------
+        ProgramError
+            If the images are of another size or type.
+        PlanError
+            If the plan was drawn for another network.
+        DeviceError
+            If the device failed; the next call writes everything anew.
+        """
+        x = np.asarray(x)
+        if x.dtype != np.int8:
+            raise ProgramError(f"the forward pass takes int8 images (Program.quantise_input makes them), got {x.dtype}")
+        self.program.check_input(x.shape)
+        if not len(x):
+            raise ProgramError("the forward pass needs at least one image")
+        if plan is not None:
+            plan.check(self.program)
+        parts, at = [], 0
+        while at < len(x):
+            size = min(len(x) - at, self._largest or len(x))
+            try:
+                parts.append(self._pass(x[at : at + size], writeback, plan, first_image + at))
+            except MemoryTooSmall:
+                if size == 1:
+                    raise
+                self._largest = size // 2
+                continue
+            at += size
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | None, first_image: int) -> Outputs:
+        here = None if plan is None else plan.images(first_image, len(x))
+        if here is not None and not len(here):
+            here = None
+        conv: dict[str, Int8] = {}
+        out: dict[str, Int8] = {}
+        report = LaunchReport()
+        value = self.program.fold_input(x)
+        for placement, positions in self.program.segments():
+            if placement == "cpu":
+                for at in positions:
+                    layer = self.program.layers[at]
+                    name = layer.name
+                    conv[name], out[name] = run_layer(
+                        value, self.program.weights[name], self.program.biases[name], layer
+                    )
+                    value = out[name]
+                continue
+            launch = self._schedule(positions, len(x), writeback)
+            if here is not None:
+                launch = launch.with_faults(here, first_image)
+                if positions[0] == 0:
+                    value = flip(value, _within(here.at(0, "input"), first_image))
+            report += self._launch(launch, value, here)
+            for at in positions:
+                name = self.program.layers[at].name
+                if memory.out_name(name) in launch.written:
+                    out[name] = self._read(launch, memory.out_name(name), at)
+                if memory.conv_name(name) in launch.written:
+                    conv[name] = self._read(launch, memory.conv_name(name), at)
+                elif name in out and not memory.conv_is_separate(self.program.layers[at]):
+                    conv[name] = out[name]
+            value = out[self.program.layers[positions[-1]].name]
+        return Outputs(conv, out, report)
+
+    def _schedule(self, positions: tuple[int, ...], batch: int, writeback: bool) -> Launch:
+        key = (positions, batch, writeback)
+        if key not in self._schedules:
+            self._schedules[key] = schedule(
+                self.program,
+                positions,
+                batch,
+                writeback=writeback,
+                units=self.units,
+                memory_bytes=self.device.memory_bytes,
+            )
+        return self._schedules[key]
+
+    def _launch(self, launch: Launch, value: Int8, faults: FaultPlan | None) -> LaunchReport:
+        """Write weights and input, launch, and put fault-free weights back."""
+        if _last_user.get(self.device) is not self._token:
+            self._stored.clear()
+        _last_user[self.device] = self._token
+        try:
+            hit = self._write_weights(launch, faults)
+            self.device.write(launch.memory[memory.INPUT_REGION].address, self.device.reorder(value))
+            report = self._execute(launch)
+            for at in hit:
+                self._write_layer(launch, at, self.program.weights[self.program.layers[at].name])
+        except BaseException:
+            # The device's memory is unknown now, also after Ctrl-C between two writes.
+            self._stored.clear()
+            raise
+        return report
+
+    def _execute(self, launch: Launch) -> LaunchReport:
+        """The launch itself, when all it reads is in device memory."""
+        return self.device.launch(launch)
+
+    def _write_weights(self, launch: Launch, faults: FaultPlan | None) -> list[int]:
+        """Bring memory up to date; the layers whose weights now hold flips."""
+        hit = []
+        for at in launch.positions:
+            name = self.program.layers[at].name
+            weight = self.program.weights[name]
+            flips = None if faults is None else faults.at(at, "weight")
+            if flips is not None and len(flips):
+                weight = flip(weight[None], _within(flips, -1))[0]
+                hit.append(at)
+            self._write_layer(launch, at, weight)
+        return hit
+
+    def _write_layer(self, launch: Launch, at: int, weight: Int8) -> None:
+        layer, config = self.program.layers[at], self.program.config
+        for region, content, packed in (
+            (memory.weights_name(layer.name), weight, lambda: layout.reorder_weights(weight, config.lanes, config.vec)),
+            (
+                memory.params_name(layer.name),
+                self.program.biases[layer.name],
+                lambda: layout.pack_params(
+                    self.program.biases[layer.name], np.asarray(layer.shift), config.lanes, config.vec
+                ),
+            ),
+        ):
+            raw = content.tobytes()
+            if self._stored.get(region) != raw:
+                self._stored.pop(region, None)
+                self.device.write(launch.memory[region].address, packed())
+                self._stored[region] = raw
+
+    def _read(self, launch: Launch, name: str, at: int) -> Int8:
+        region = launch.memory[name]
+        raw = self.device.read(region.address, region.nbytes).view(np.int8).reshape(region.shape)
+        return self.device.recover(raw, self.program.layers[at].out_channels)
+
+
+def _within(faults: FaultPlan, first: int) -> FaultPlan:
+    """The same flips with images counted from `first`."""
+    return FaultPlan(
+        faults.layers, faults.image - first, faults.layer, faults.site, faults.output, faults.step, faults.bit
+    )
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    def concatenated(kind: str) -> dict[str, Int8]:
+        # Each part may have left other intermediate tensors behind; only those of all parts make a whole.
+        names = set.intersection(*(set(getattr(part, kind)) for part in parts))
+        return {
+            name: np.concatenate([getattr(part, kind)[name] for part in parts])
+            for name in getattr(parts[0], kind)
+            if name in names
+        }
+
+    return Outputs(concatenated("conv"), concatenated("out"), sum((part.report for part in parts), LaunchReport()))
+
+
+def _check_same_build(program: Program, device: Device) -> None:
+    different = [
+        f"{field.name} {getattr(program.config, field.name)} against {getattr(device.config, field.name)}"
+        for field in fields(program.config)
+        if field.name != "probe" and getattr(program.config, field.name) != getattr(device.config, field.name)
+    ]
+    if different:
+        raise DeviceError(
+            f"the program was compiled for another accelerator than the {device.name} device ({', '.join(different)}): "
+            "compile with config=device.config"
+        )

@@ -1,0 +1,241 @@
+"""The fault plan: the concrete bit flips of one run, sorted, serialisable, the same for every device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save as serialise
+
+from host.store.checked import read_checked, tensors_digest
+from host.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from host.program.program import Program
+    from host.training.twin import Twin
+
+FORMAT = "redline-plan"
+FORMAT_VERSION = 1
+SITES = ("weight", "input", "feature", "mac")
+"""Where a bit can flip; a plan stores the position in this tuple."""
+SITE_BITS = {"weight": 8, "input": 8, "feature": 8, "mac": 32}
+"""Bits of the value at each site."""
+EVERY_IMAGE = -1
+"""The image index of faults in weights: they last for the whole run."""
+
+_COLUMNS: dict[str, type] = {
+    "image": np.int64,
+    "layer": np.int32,
+    "site": np.int8,
+    "output": np.int64,
+    "step": np.int32,
+    "bit": np.int8,
+}
+
+
+class PlanError(ValueError):
+    """A fault plan is damaged, or does not fit the network it should be used with."""
+
+
+@dataclass(frozen=True, eq=False)
+class FaultPlan:
+    """Bit flips as parallel arrays, sorted by (image, layer, site, output, step, bit), each place at most once.
+
+    Make one with `FaultPlan.of`; two flips at one place cancel there, so that every device agrees.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names of the network's layers; `layer` counts in them.
+    image : int64 array
+        Index of the image in the data set, or `EVERY_IMAGE` for weights.
+    layer : int32 array
+    site : int8 array
+        Position in `SITES`.
+    output : int64 array
+        weight: flat OIHW index of the stored weights. input: flat CHW index of the stored (folded) input. feature:
+        flat CHW index of the layer's final output. mac: flat CHW index of the convolution's output, before pooling.
+    step : int32 array
+        mac: the accumulator is hit after this step. Otherwise 0.
+    bit : int8 array
+        0 to 31 for mac, otherwise 0 to 7.
+    """
+
+    layers: tuple[str, ...]
+    image: npt.NDArray[np.int64]
+    layer: npt.NDArray[np.int32]
+    site: npt.NDArray[np.int8]
+    output: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int32]
+    bit: npt.NDArray[np.int8]
+
+    @staticmethod
+    def of(
+        layers: Sequence[str],
+        image: npt.ArrayLike = (),
+        layer: npt.ArrayLike = (),
+        site: npt.ArrayLike = (),
+        output: npt.ArrayLike = (),
+        step: npt.ArrayLike = (),
+        bit: npt.ArrayLike = (),
+    ) -> FaultPlan:
+        """A plan from unsorted flips (scalars broadcast); places hit an even number of times drop out."""
+        given = np.broadcast_arrays(*(np.atleast_1d(np.asarray(a)) for a in (image, layer, site, output, step, bit)))
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: a.astype(kind) for (name, kind), a in zip(_COLUMNS.items(), given, strict=True)
+        }
+        order = np.lexsort([columns[name] for name in reversed(_COLUMNS)])
+        columns = {name: a[order] for name, a in columns.items()}
+        if len(order):
+            new = np.ones(len(order), bool)
+            new[1:] = np.any([a[1:] != a[:-1] for a in columns.values()], axis=0)
+            if not new.all():
+                starts = np.flatnonzero(new)
+                odd = np.diff(np.append(starts, len(order))) % 2 == 1
+                columns = {name: a[starts[odd]] for name, a in columns.items()}
+        for a in columns.values():
+            a.setflags(write=False)
+        return FaultPlan(tuple(layers), **columns)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FaultPlan):
+            return NotImplemented
+        return self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __add__(self, other: FaultPlan) -> FaultPlan:
+        """Both plans' flips; those at one place cancel."""
+        if other.layers != self.layers:
+            raise PlanError(f"plans of different networks: {', '.join(self.layers)} and {', '.join(other.layers)}")
+        return FaultPlan.of(
+            self.layers, *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS)
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the layers' names and all flips, hexadecimal."""
+        sha = hashlib.sha256("\0".join(self.layers).encode())
+        for name in _COLUMNS:
+            sha.update(getattr(self, name).tobytes())
+        return sha.hexdigest()
+
+    # -- parts
+
+    def where(self, mask: npt.NDArray[np.bool_] | slice) -> FaultPlan:
+        """The flips that a mask selects, still sorted."""
+        return FaultPlan(self.layers, **{name: getattr(self, name)[mask] for name in _COLUMNS})
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that it hits."""
+        return tuple(SITES[code] for code in np.unique(self.site))
+
+    def on(self, twin: Twin, *, first_image: int = 0) -> AbstractContextManager[Twin]:
+        """Context in which the twin's forward passes meet exactly these faults."""
+        from host.faults.models import Replay  # it imports FaultPlan
+
+        return Replay(self).on(twin, seed=0, first_image=first_image)
+
+    def images(self, first: int, count: int) -> FaultPlan:
+        """The flips that concern images `first` to `first + count - 1`, and those in weights."""
+        stored = int(np.searchsorted(self.image, EVERY_IMAGE, side="right"))
+        low, high = np.searchsorted(self.image, [first, first + count])
+        if stored == low:
+            return self.where(slice(0, int(high)))
+        return self.where(np.r_[0:stored, low:high])
+
+    def at(self, layer: int, site: str) -> FaultPlan:
+        """The flips of one layer (by position) and site."""
+        return self.where((self.layer == layer) & (self.site == SITES.index(site)))
+
+    # -- use
+
+    def check(self, program: Program) -> None:
+        """Raise `PlanError` unless every flip names a place that the program has."""
+        if self.layers != program.names:
+            raise PlanError(
+                f"the plan was drawn for layers {', '.join(self.layers)}; this network has {', '.join(program.names)}"
+            )
+        if not len(self):
+            return
+        if self.layer.min() < 0 or self.layer.max() >= len(program.layers):
+            raise PlanError(f"the plan names layer {int(self.layer.max())} of {len(program.layers)}")
+        if self.site.min() < 0 or self.site.max() >= len(SITES):
+            raise PlanError(f"the plan names site {int(self.site.max())} of {len(SITES)}")
+        for at, layer in enumerate(program.layers):
+            for site in SITES:
+                part = self.at(at, site)
+                if not len(part):
+                    continue
+                outputs, steps = extents(program, at, site)
+                bad = (
+                    (part.output < 0)
+                    | (part.output >= outputs)
+                    | (part.step < 0)
+                    | (part.step >= steps)
+                    | (part.bit < 0)
+                    | (part.bit >= SITE_BITS[site])
+                    | ((part.image < 0) != (site == "weight"))
+                )
+                if bad.any():
+                    i = int(np.argmax(bad))
+                    raise PlanError(
+                        f"layer {layer.name!r} has no {site} site at image {part.image[i]}, output {part.output[i]}, "
+                        f"step {part.step[i]}, bit {part.bit[i]} (it has {outputs} outputs, {steps} steps, "
+                        f"{SITE_BITS[site]} bits)"
+                    )
+
+    # -- files
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan to a safetensors file, in one step."""
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _COLUMNS}
+        structure = "\n".join(self.layers)
+        metadata = {
+            "format": FORMAT,
+            "version": str(FORMAT_VERSION),
+            "layers": structure,
+            "sha256": tensors_digest(structure, tensors),
+        }
+        write_atomic(Path(path), serialise(tensors, metadata))
+
+    @staticmethod
+    def load(path: str | Path) -> FaultPlan:
+        """Read a plan back; `PlanError` if the file is missing, damaged or of another kind."""
+        metadata, tensors = read_checked(
+            Path(path), FORMAT, FORMAT_VERSION, "layers", "draw and save the plan again", PlanError
+        )
+        columns: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
+        return FaultPlan.of(metadata["layers"].split("\n"), *columns.values())
+
+
+def extents(program: Program, layer: int, site: str) -> tuple[int, int]:
+    """(outputs, steps) of a layer's fault space at a site, per image; (0, 1) where the layer has no such site."""
+    it = program.layers[layer]
+    if site == "weight":
+        return int(np.prod(it.weight_shape)), 1
+    if site == "input":
+        return (int(np.prod(it.in_shape)) if layer == 0 else 0), 1
+    if site == "feature":
+        return int(np.prod(it.out_shape)), 1
+    if site == "mac":
+        return int(np.prod(it.conv_shape)), it.steps(program.config.vec)
+    raise ValueError(f"unknown fault site {site!r}; there are {', '.join(SITES)}")
+
+
+def no_faults(program: Program) -> FaultPlan:
+    """The empty plan."""
+    return FaultPlan.of(program.names)

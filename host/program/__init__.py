@@ -1,0 +1,1 @@
+"""The network in the accelerator's integers: layers, fractions, arithmetic."""

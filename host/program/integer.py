@@ -1,0 +1,103 @@
+"""The accelerator's arithmetic on whole tensors: convolve exactly, requantise, pool."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from host.program.layers import Layer, Pool
+
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+
+
+class LayerOutputs(NamedTuple):
+    """What one layer produced."""
+
+    conv: Int8
+    """After requantisation and ReLU, before pooling, shape (N, M, OH, OW)."""
+    out: Int8
+    """Final output, shape (N, M, PH, PW)."""
+
+
+def accumulate(x: Int8, weight: Int8, bias: Int32, stride: tuple[int, int], padding: tuple[int, int]) -> Int32:
+    """Convolution with the accumulator starting at the bias, wrapping in 32 bits.
+
+    Parameters
+    ----------
+    x : int8 array, shape (N, C, H, W)
+    weight : int8 array, shape (M, C, KH, KW)
+    bias : int32 array, shape (M,)
+    stride, padding : (vertical, horizontal)
+
+    Returns
+    -------
+    int32 array, shape (N, M, OH, OW)
+    """
+    # float64 holds every sum of int8 products exactly up to 2**53, far beyond any kernel; float32 would not.
+    sums = F.conv2d(
+        torch.from_numpy(np.ascontiguousarray(x)).double(),
+        torch.from_numpy(np.ascontiguousarray(weight)).double(),
+        stride=stride,
+        padding=padding,
+    )
+    return wrap(sums.numpy().astype(np.int64) + bias.astype(np.int64)[:, None, None])
+
+
+def wrap(x: npt.NDArray[np.int64]) -> Int32:
+    """The low 32 bits, as two's complement."""
+    return (x & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+
+
+def requantise(acc: Int32, shift: npt.NDArray[np.integer], relu: bool) -> Int8:
+    """`clamp((acc + (1 << (s-1))) >> s, -128, 127)`, ties toward +infinity, then ReLU.
+
+    Parameters
+    ----------
+    acc : int32 array, shape (..., M, H, W)
+    shift : integer array, shape (M,), 0 to 31
+    relu : bool
+
+    Returns
+    -------
+    int8 array of the shape of `acc`
+    """
+    s = np.asarray(shift, np.int64)[:, None, None]
+    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
+    low = 0 if relu else -128
+    return np.clip((acc.astype(np.int64) + half) >> s, low, 127).astype(np.int8)
+
+
+def max_pool(x: Int8, pool: Pool) -> Int8:
+    """Max pooling with a border of -infinity; shape (N, M, H, W) to (N, M, PH, PW)."""
+    # Every window holds at least one real pixel (pad < kernel), so -128 stands for -infinity.
+    width = ((0, 0), (0, 0), (pool.pad, pool.pad), (pool.pad, pool.pad))
+    padded = np.pad(x, width, constant_values=-128) if pool.pad else x
+    rows, columns = pool.out(x.shape[2]), pool.out(x.shape[3])
+    result: Int8 | None = None
+    for dy in range(pool.kernel):
+        for dx in range(pool.kernel):
+            tap = padded[
+                :,
+                :,
+                dy : dy + (rows - 1) * pool.stride + 1 : pool.stride,
+                dx : dx + (columns - 1) * pool.stride + 1 : pool.stride,
+            ]
+            result = tap.copy() if result is None else np.maximum(result, tap, out=result)
+    assert result is not None
+    return result
+
+
+def finish(acc: Int32, layer: Layer, shift: npt.NDArray[np.integer] | None = None) -> LayerOutputs:
+    """Requantise, ReLU and pool a layer's accumulators, shape (N, M, OH, OW)."""
+    conv = requantise(acc, np.asarray(layer.shift if shift is None else shift), layer.relu)
+    return LayerOutputs(conv, conv if layer.pool is None else max_pool(conv, layer.pool))
+
+
+def run_layer(x: Int8, weight: Int8, bias: Int32, layer: Layer) -> LayerOutputs:
+    """One layer, fault-free, on int8 input of shape (N, *layer.in_shape)."""
+    return finish(accumulate(x, weight, bias, layer.stride, layer.padding), layer)

@@ -1,0 +1,287 @@
+"""The Program: a network in the accelerator's integers, with everything a device needs to run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save as serialise
+
+from host.compiler.limits import check_layer
+from host.program import fold, quantisation
+from host.program.layers import INPUT, Fold, Layer, Placement, Pool
+from host.store.checked import read_checked, tensors_digest
+from host.store.files import write_atomic
+from hw.config import Config
+
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+
+FORMAT = "redline-program"
+FORMAT_VERSION = 1
+
+
+class ProgramError(ValueError):
+    """A Program cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A chain of integer layers with its weights.
+
+    Attributes
+    ----------
+    config : Config
+        The accelerator it was compiled for.
+    layers : tuple of Layer
+        In execution order; `Layer.input` names where each reads from.
+    weights : dict of int8 arrays, shape (M, C, KH, KW)
+        As the accelerator sees them: folded, for a folded first layer.
+    biases : dict of int32 arrays, shape (M,)
+        At scale `in_frac + weight_frac`.
+    input_shape : (C, H, W)
+        Of the network's input, unfolded.
+    input_frac : int
+    modules : dict of str
+        Qualified name of the module each layer came from.
+
+    Raises
+    ------
+    CompileError, ProgramError
+        If a layer cannot be computed exactly where it is placed, or the parts do not fit each other.
+    """
+
+    config: Config
+    layers: tuple[Layer, ...]
+    weights: dict[str, Int8]
+    biases: dict[str, Int32]
+    input_shape: tuple[int, int, int]
+    input_frac: int
+    modules: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ProgramError(
+                "a Program needs at least one layer: compile a network with a convolution or linear layer"
+            )
+        previous, shape, frac = INPUT, self.input_shape, self.input_frac
+        for layer in self.layers:
+            check_layer(layer, self.config)
+            expected = shape if layer.fold is None else self._folded_shape(layer.fold)
+            if layer.input != previous or layer.in_shape != expected or layer.in_frac != frac:
+                raise ProgramError(
+                    f"layer {layer.name!r} reads {layer.input!r} as {layer.in_shape} at fraction {layer.in_frac}, "
+                    f"but {previous!r} gives {expected} at {frac}"
+                )
+            for kind, tensors, wanted in (
+                (np.int8, self.weights, layer.weight_shape),
+                (np.int32, self.biases, (layer.out_channels,)),
+            ):
+                tensor = tensors.get(layer.name)
+                if tensor is None or tensor.shape != wanted or tensor.dtype != kind:
+                    found = "nothing" if tensor is None else f"{tensor.dtype} of shape {tensor.shape}"
+                    raise ProgramError(f"layer {layer.name!r} needs {kind.__name__} of shape {wanted}, found {found}")
+            previous, shape, frac = layer.name, layer.out_shape, layer.out_frac
+        if len({layer.name for layer in self.layers}) != len(self.layers):
+            raise ProgramError("two layers have the same name")
+
+    def _folded_shape(self, folded: Fold) -> tuple[int, int, int]:
+        channels, height, _ = self.input_shape
+        return folded.kernel_w * channels, height, fold.fold_columns(folded)
+
+    # -- looking things up
+
+    def index(self, name: str) -> int:
+        """Position of a layer; `ProgramError` with the known names if there is none."""
+        for at, layer in enumerate(self.layers):
+            if layer.name == name:
+                return at
+        raise ProgramError(f"no layer {name!r}; this network has {', '.join(self.names)}")
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        return self.layers[self.index(name)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Layer names in execution order."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def out_frac(self) -> int:
+        """Fraction of the network's output."""
+        return self.layers[-1].out_frac
+
+    def segments(self) -> list[tuple[Placement, tuple[int, ...]]]:
+        """Runs of consecutive layers with one placement, as layer positions."""
+        runs: list[tuple[Placement, tuple[int, ...]]] = []
+        for at, layer in enumerate(self.layers):
+            if runs and runs[-1][0] == layer.placement:
+                runs[-1] = (layer.placement, (*runs[-1][1], at))
+            else:
+                runs.append((layer.placement, (at,)))
+        return runs
+
+    # -- changing things
+
+    def with_placement(self, cpu: Iterable[str] = ()) -> Program:
+        """The same network with exactly the named layers on the CPU and all others on the accelerator.
+
+        Weights are shared until one of the two is requantised.
+        """
+        names = [cpu] if isinstance(cpu, str) else list(cpu)
+        for name in names:
+            self.index(name)
+        layers = tuple(replace(la, placement="cpu" if la.name in names else "accelerator") for la in self.layers)
+        return replace(
+            self, layers=layers, weights=dict(self.weights), biases=dict(self.biases), modules=dict(self.modules)
+        )
+
+    def requantise(self, name: str, weight: Any, bias: Any = None) -> None:
+        """Replace a layer's weights by float ones, folded and quantised at the layer's fixed fractions.
+
+        Parameters
+        ----------
+        name : str
+        weight : float array or tensor, shape (M, C, KH, KW) unfolded, or (M, features) of a linear layer
+        bias : float array or tensor, shape (M,), or None for zeros
+
+        Raises
+        ------
+        ProgramError
+            If a value is NaN or infinite, or a shape does not fit.
+        """
+        layer = self.layer(name)
+        self.weights[name], self.biases[name] = quantise_layer(layer, weight, bias)
+
+    # -- inputs
+
+    def quantise_input(self, x: Any) -> Int8:
+        """Float images, shape (N, C, H, W), to int8 at `input_frac`.
+
+        Raises
+        ------
+        ProgramError
+            If the images are of another size, or hold NaN.
+        """
+        values = as_array(x)
+        self.check_input(values.shape)
+        if not np.isfinite(values).all():
+            raise ProgramError("the images hold NaN or infinite values: clean them before quantising")
+        return quantisation.quantise(values, self.input_frac)
+
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Raise `ProgramError` unless `shape` is (N, *input_shape)."""
+        if tuple(shape[1:]) != self.input_shape or len(shape) != 4:
+            c, h, w = self.input_shape
+            raise ProgramError(
+                f"wrong image size: this network takes (N, {c}, {h}, {w}), got {tuple(shape)}; resize the images or "
+                "compile for theirs"
+            )
+
+    def fold_input(self, x: Int8) -> Int8:
+        """Int8 input NCHW to what the first layer reads: folded, if it is a folded layer."""
+        first = self.layers[0]
+        return x if first.fold is None else fold.fold_features(x, first.fold)
+
+    # -- files
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over structure and weights, hexadecimal: equal for equal Programs."""
+        return tensors_digest(self._structure(), self._tensors())
+
+    def _structure(self) -> str:
+        content = {
+            "config": asdict(self.config),
+            "layers": [asdict(layer) for layer in self.layers],
+            "input_shape": self.input_shape,
+            "input_frac": self.input_frac,
+            "modules": self.modules,
+        }
+        return json.dumps(content, sort_keys=True)
+
+    def _tensors(self) -> dict[str, npt.NDArray[Any]]:
+        tensors: dict[str, npt.NDArray[Any]] = {}
+        for name in self.names:
+            tensors[f"weight:{name}"] = np.ascontiguousarray(self.weights[name])
+            tensors[f"bias:{name}"] = np.ascontiguousarray(self.biases[name])
+        return tensors
+
+    def save(self, path: str | Path) -> None:
+        """Write the Program to a safetensors file, in one step."""
+        metadata = {
+            "format": FORMAT,
+            "version": str(FORMAT_VERSION),
+            "program": self._structure(),
+            "sha256": self.digest,
+        }
+        write_atomic(Path(path), serialise(self._tensors(), metadata))
+
+    @staticmethod
+    def load(path: str | Path) -> Program:
+        """Read a Program back.
+
+        Raises
+        ------
+        ProgramError
+            If the file is missing, damaged, truncated, or of another kind or version.
+        """
+        metadata, tensors = read_checked(
+            Path(path), FORMAT, FORMAT_VERSION, "program", "compile and save the network again", ProgramError
+        )
+        try:
+            content = json.loads(metadata["program"])
+            layers = tuple(_layer(entry) for entry in content["layers"])
+            return Program(
+                config=Config(**content["config"]),
+                layers=layers,
+                weights={layer.name: tensors[f"weight:{layer.name}"] for layer in layers},
+                biases={layer.name: tensors[f"bias:{layer.name}"] for layer in layers},
+                input_shape=tuple(content["input_shape"]),
+                input_frac=content["input_frac"],
+                modules=content["modules"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProgramError(f"{path}: not a usable Program ({error}); compile and save the network again") from error
+
+
+def as_array(x: Any) -> npt.NDArray[Any]:
+    """A tensor (detached, on the CPU) or array as a numpy array."""
+    return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
+
+
+def quantise_layer(layer: Layer, weight: Any, bias: Any) -> tuple[Int8, Int32]:
+    """Float weights and bias of a layer to its integers; see `Program.requantise`."""
+    w = as_array(weight)
+    b = np.zeros(layer.out_channels) if bias is None else as_array(bias)
+    for kind, values in (("weights", w), ("bias", b)):
+        if not np.isfinite(values).all():
+            raise ProgramError(
+                f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the "
+                "learning rate or restore earlier weights"
+            )
+    m, c, kh, kw = layer.weight_shape
+    unfolded = (m, c, kh, kw) if layer.fold is None else (m, layer.fold.channels, kh, layer.fold.kernel_w)
+    if w.shape != unfolded and w.shape != (m, int(np.prod(unfolded[1:]))):
+        raise ProgramError(f"layer {layer.name!r}: weights have shape {w.shape}, expected {unfolded}")
+    if b.shape != (m,):
+        raise ProgramError(f"layer {layer.name!r}: bias has shape {b.shape}, expected {(m,)}")
+    w = w.reshape(unfolded)
+    frac = np.asarray(layer.weight_frac)
+    quantised = quantisation.quantise(w, frac[:, None, None, None])
+    if layer.fold is not None:
+        quantised = fold.fold_weights(quantised)
+    return np.ascontiguousarray(quantised), quantisation.quantise_bias(b, frac + layer.in_frac)
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    pool, folded = entry.pop("pool"), entry.pop("fold")
+    for key in ("in_shape", "kernel", "stride", "padding", "weight_frac"):
+        entry[key] = tuple(entry[key])
+    return Layer(**entry, pool=pool and Pool(**pool), fold=folded and Fold(**folded))

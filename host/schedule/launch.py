@@ -1,0 +1,523 @@
+"""Scheduling: consecutive layers and a batch become descriptor lists, an on-chip allocation and a memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from host.compiler.limits import check_accelerator, feature_words, fits_on_chip, is_fully_connected
+from host.devices.device import DeviceError
+from host.faults.plan import FaultPlan
+from host.program.program import Program
+from host.schedule.memory import (
+    INPUT_REGION,
+    MemoryMap,
+    Region,
+    conv_is_separate,
+    conv_name,
+    out_name,
+    params_name,
+    tensor_shape,
+    weights_map,
+    weights_name,
+)
+from host.schedule.tiling import Band, band_words, bands, whole
+from hw import descriptor, events
+from hw.config import Config
+from hw.descriptor import Flag
+from hw.layout import ceil_div, output_groups
+
+Records = npt.NDArray[np.void]
+
+MAX_IMAGES = 65535
+"""Images of one job: the descriptor's field has 16 bits."""
+
+
+class MemoryTooSmall(DeviceError):
+    """Device memory cannot hold the launch; a smaller batch may fit."""
+
+
+class Job(NamedTuple):
+    """What one descriptor computes."""
+
+    layer: int
+    """Position in `Program.layers`."""
+    first: int
+    """Position in the launch of its first image."""
+    images: int
+    band: Band
+    """Rows of each image: all of them, unless the layer is tiled."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The work of one compute unit: lists of records and the addresses they must be placed at before the start.
+
+    Attributes
+    ----------
+    descriptors : array of `hw.descriptor.DTYPE`
+    descriptors_address : int
+        Aligned to 256.
+    jobs : tuple of Job
+        What each descriptor computes.
+    mac_events, feature_events : arrays of `hw.events.DTYPE`
+        Sorted by (job, slot, lane, bit); empty without faults.
+    mac_events_address, feature_events_address : int
+        Aligned to 64.
+    """
+
+    descriptors: Records
+    descriptors_address: int
+    jobs: tuple[Job, ...]
+    mac_events: Records
+    mac_events_address: int
+    feature_events: Records
+    feature_events_address: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of the accelerator: a batch through consecutive layers.
+
+    A device places each unit's lists at their addresses, runs all units to completion, and reports. Everything else in
+    `memory` (weights, parameters, input) has been written before.
+
+    Attributes
+    ----------
+    program : Program
+    positions : tuple of int
+        The layers, as positions in `program.layers`, in execution order.
+    batch : int
+    writeback : bool
+        Whether every layer's outputs are written to memory, or only what later jobs and the host need.
+    units : list of Unit
+        One a compute unit that has work; never more than the device has.
+    memory : dict of Region
+        `weights/NAME`, `params/NAME`, `input`, `conv/NAME`, `out/NAME`, `descriptors/UNIT`.
+    written : tuple of str
+        Regions that the launch writes.
+    end : int
+        First free byte after all regions and lists.
+    max_cycles : int
+        A generous bound: a device that takes longer hangs.
+    plan : FaultPlan or None
+        Faults, for devices that interpret layers instead of executing descriptors; already encoded in the units'
+        events. Includes flips of weights and input, which the host has applied to memory: such a device must not
+        apply them again.
+    first_image : int
+        Index in the plan of the launch's image 0.
+    """
+
+    program: Program
+    positions: tuple[int, ...]
+    batch: int
+    writeback: bool
+    units: list[Unit]
+    memory: dict[str, Region]
+    written: tuple[str, ...]
+    end: int
+    memory_bytes: int
+    max_cycles: int
+    plan: FaultPlan | None = None
+    first_image: int = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in execution order."""
+        return tuple(self.program.layers[at].name for at in self.positions)
+
+    @property
+    def result(self) -> str:
+        """Region of the last layer's output."""
+        return out_name(self.layers[-1])
+
+    @property
+    def faults(self) -> int:
+        """Fault events in all units' lists."""
+        return sum(len(unit.mac_events) + len(unit.feature_events) for unit in self.units)
+
+    def with_program(self, program: Program) -> Launch:
+        """The same launch for a Program that differs in weights only."""
+        return replace(self, program=program)
+
+    def with_faults(self, plan: FaultPlan, first_image: int) -> Launch:
+        """The same launch with a plan's accumulator and feature faults, as event lists behind all else.
+
+        Raises
+        ------
+        PlanError
+            If the plan does not fit the program.
+        MemoryTooSmall
+            If the event lists do not fit device memory.
+        """
+        from host.faults.saboteur import encode  # it imports Launch
+
+        here = plan.images(first_image, self.batch)
+        memory = MemoryMap(self.program.config)
+        memory.end = self.end
+        units = []
+        for number, (unit, (mac, feature)) in enumerate(zip(self.units, encode(self, here, first_image), strict=True)):
+            mac_region = memory.add(f"mac_events/{number}", mac.shape, events.EVENT_BYTES)
+            feature_region = memory.add(f"feature_events/{number}", feature.shape, events.EVENT_BYTES)
+            units.append(
+                replace(
+                    unit,
+                    mac_events=mac,
+                    mac_events_address=mac_region.address,
+                    feature_events=feature,
+                    feature_events_address=feature_region.address,
+                )
+            )
+        _check_memory(memory.end, self.memory_bytes, "fewer faults, ")
+        launch = replace(self, units=units, plan=here, first_image=first_image, end=memory.end)
+        return replace(launch, max_cycles=self.max_cycles + 256 * launch.faults)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive layers chained on chip: `per_image` of them image by image, the rest once a chunk of images."""
+
+    layers: tuple[int, ...]
+    per_image: int
+    chunk: int
+    words: tuple[int, ...]
+    """Words that one image of each layer's input takes."""
+    bands: tuple[Band, ...] = ()
+    """If the run is one layer that is tiled: its bands, in the order of computing."""
+
+
+def schedule(
+    program: Program,
+    layers: Sequence[int],
+    batch: int,
+    *,
+    writeback: bool,
+    units: int = 1,
+    memory_bytes: int = 1 << 63,
+) -> Launch:
+    """Plan one launch.
+
+    Parameters
+    ----------
+    program : Program
+    layers : positions of consecutive layers, all placed on the accelerator
+    batch : int
+        Images, at least 1.
+    writeback : bool
+        Write every layer's convolution output and final output to memory, not only the last.
+    units : int
+        Compute units of the device; the batch is split over them.
+    memory_bytes : int
+        Size of device memory.
+
+    Raises
+    ------
+    CompileError
+        If a layer does not fit the accelerator.
+    MemoryTooSmall
+        If device memory cannot hold the launch.
+    """
+    positions = tuple(layers)
+    if batch < 1:
+        raise ValueError(f"a launch needs at least one image, not {batch}")
+    if not positions or positions != tuple(range(positions[0], positions[0] + len(positions))):
+        raise ValueError(f"a launch needs consecutive layers, not {positions}")
+    for at in positions:
+        check_accelerator(program.layers[at], program.config)
+    config, chain = program.config, [program.layers[at] for at in positions]
+    shares = [batch // units + (unit < batch % units) for unit in range(units)]
+    shares = [share for share in shares if share]
+    runs = _split(program, positions, max(shares))
+
+    memory = weights_map(program)
+    memory.add(INPUT_REGION, tensor_shape(chain[0].in_shape, batch, config.vec))
+    ends = {run.layers[-1] for run in runs}
+    written = []
+    for at, layer in zip(positions, chain, strict=True):
+        if writeback and conv_is_separate(layer):
+            memory.add(conv_name(layer.name), tensor_shape(layer.conv_shape, batch, config.vec))
+            written.append(conv_name(layer.name))
+        if writeback or at in ends:
+            memory.add(out_name(layer.name), tensor_shape(layer.out_shape, batch, config.vec))
+            written.append(out_name(layer.name))
+    built, first = [], 0
+    for number, share in enumerate(shares):
+        writer = _Writer(program, positions[0], memory.regions, writeback)
+        for run in runs:
+            writer.run(run, first, share)
+        first += share
+        region = memory.add(f"descriptors/{number}", (len(writer.jobs),), descriptor.DESCRIPTOR_BYTES)
+        none = np.zeros(0, events.DTYPE)
+        built.append(
+            Unit(_packed(writer.records), region.address, tuple(writer.jobs), none, memory.end, none, memory.end)
+        )
+    _check_memory(memory.end, memory_bytes, "")
+    return Launch(
+        program=program,
+        positions=positions,
+        batch=batch,
+        writeback=writeback,
+        units=built,
+        memory=dict(memory.regions),
+        written=tuple(written),
+        end=memory.end,
+        memory_bytes=memory_bytes,
+        max_cycles=max(_cycle_bound(unit.descriptors, config) for unit in built),
+    )
+
+
+def _check_memory(needed: int, available: int, also: str) -> None:
+    if needed > available:
+        raise MemoryTooSmall(
+            f"the launch needs {needed} bytes of device memory, the device has {available}: use {also}a smaller batch "
+            f"or a device with memory_bytes={needed} or more"
+        )
+
+
+# -- on-chip allocation
+#
+# Tensor i of a run is the input of its i-th layer and lies in buffer A for even i, B for odd i. Tensors of one image
+# lie at the bottom of their buffer, each reusing the place of the one before the last; the slots that collect the
+# chunk's images for the first batched layer lie at the top of theirs.
+
+
+def _split(program: Program, positions: tuple[int, ...], images: int) -> list[_Run]:
+    """Cut the layers into as few runs as fit on chip; between runs tensors go through memory."""
+    runs: list[_Run] = []
+    at = 0
+    while at < len(positions):
+        best: _Run | None = None
+        for end in range(at + 1, len(positions) + 1):
+            run = _fit(program, positions[at:end], images)
+            if run is None:
+                break
+            best = run
+        best = best or _tiled(program, positions[at])
+        runs.append(best)
+        at += len(best.layers)
+    return runs
+
+
+def _fit(program: Program, positions: tuple[int, ...], images: int) -> _Run | None:
+    """The run with the largest chunk that fits, or None."""
+    layers = [program.layers[at] for at in positions]
+    capacity = program.config.feature_words
+    words = tuple(feature_words(layer.in_shape, program.config.vec) for layer in layers)
+    per_image = next((i for i, layer in enumerate(layers) if is_fully_connected(layer)), len(layers))
+    if max(words) > capacity:
+        return None
+    chunk = min(images, MAX_IMAGES)
+    if per_image < len(layers):
+        beside = max((words[i] for i in range(per_image) if i % 2 == per_image % 2), default=0)
+        chunk = min(chunk, (capacity - beside) // words[per_image], *(capacity // w for w in words[per_image:]))
+    if chunk < 1:
+        return None
+    # Equal chunks instead of full ones and a remainder.
+    chunk = ceil_div(images, ceil_div(images, chunk)) if per_image < len(layers) else chunk
+    return _Run(positions, per_image, chunk, words)
+
+
+def _tiled(program: Program, position: int) -> _Run:
+    """A run of one layer that does not fit on chip: from memory to memory, band by band."""
+    layer, config = program.layers[position], program.config
+    assert not fits_on_chip(layer, config)
+    cut = bands(layer, config.feature_words, config.vec)
+    return _Run((position,), 1, 1, (feature_words(layer.in_shape, config.vec),), cut)
+
+
+class _Span(NamedTuple):
+    """Words of one feature buffer."""
+
+    buffer: int
+    first: int
+    words: int
+
+    def meets(self, other: _Span) -> bool:
+        return (
+            self.buffer == other.buffer
+            and self.first < other.first + other.words
+            and other.first < self.first + self.words
+        )
+
+
+@dataclass
+class _Writer:
+    """Writes the descriptors of one compute unit."""
+
+    program: Program
+    segment_start: int
+    memory: dict[str, Region]
+    writeback: bool
+    records: list[Records] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    produced: dict[int, int] = field(default_factory=dict)
+    """Job that last wrote a layer's output to memory."""
+    fenced: int = 0
+    """The latest job with a fence: writes of jobs before it are complete."""
+    previous: tuple[_Span, ...] = ()
+    """On-chip words that the job before reads and stores."""
+
+    @property
+    def config(self) -> Config:
+        return self.program.config
+
+    def run(self, run: _Run, first: int, images: int) -> None:
+        """All of a unit's images through one run."""
+        if run.bands:
+            for image in range(images):
+                for rows in run.bands:
+                    self.job(run, 0, 0, 0, first + image, 1, rows)
+            return
+        top = self.config.feature_words - run.chunk * run.words[run.per_image] if run.per_image < len(run.layers) else 0
+        for start in range(0, images, run.chunk):
+            chunk = min(run.chunk, images - start)
+            for i in range(chunk):
+                for at in range(run.per_image):
+                    source = self._image_base(run, start + i) if at == 0 else 0
+                    to_slots = at + 1 == run.per_image < len(run.layers)
+                    target = top + i * run.words[at + 1] if to_slots else 0
+                    self.job(run, at, source, target, first + start + i, 1)
+            for at in range(run.per_image, len(run.layers)):
+                source = top if at == run.per_image and at > 0 else 0
+                self.batched(run, at, source, first + start, chunk)
+
+    def batched(self, run: _Run, at: int, source: int, first: int, images: int) -> None:
+        """A fully connected layer over a chunk: one job, or one an image if its weights do not fit the ring."""
+        layer = self.program.layers[run.layers[at]]
+        if layer.steps(self.config.vec) <= self.config.weight_words or images == 1:
+            self.job(run, at, source, 0, first, images)
+            return
+        for i in range(images):
+            target = i * run.words[at + 1] if at + 1 < len(run.layers) else 0
+            # When the layer is the run's first, each image's input is loaded by its own job.
+            self.job(run, at, source + i * run.words[at], target, first + i, 1)
+
+    def _image_base(self, run: _Run, image: int) -> int:
+        """Where an image's input goes, chosen so that it can be loaded while the image before finishes."""
+        capacity, last = self.config.feature_words, run.per_image - 1
+        if last % 2 == 1:
+            return 0  # the job before reads the other buffer
+        beside = run.words[last]
+        if beside + run.words[0] > capacity:
+            return 0
+        return beside * (image % 2) if last == 0 else beside
+
+    def job(
+        self, run: _Run, at: int, source: int, target: int, first: int, images: int, rows: Band | None = None
+    ) -> None:
+        """One descriptor: layer `at` of the run on images `first` to `first + images - 1` of the launch.
+
+        `rows` is the band of a tiled layer. Bands take both buffers in turn, so that one loads while another computes.
+        """
+        position = run.layers[at]
+        layer, config = self.program.layers[position], self.config
+        record = np.zeros((), descriptor.DTYPE)
+        tiled, rows = rows is not None, rows or whole(layer)
+        channels, _, in_w = layer.in_shape
+        out_w = layer.conv_shape[2]
+        channels_out, pool_h, pool_w = layer.out_shape
+        groups_stored = ceil_div(channels_out, config.vec)
+        flags = 0
+        buffer = at % 2
+        words = band_words(layer, rows.in_rows, config.vec)
+        if tiled:
+            # The job before stored nothing: it was a band, or the last of its run.
+            buffer = 1 - self.previous[0].buffer if self.previous else 0
+        reads = _Span(buffer, source, images * words)
+        touches = [reads]
+        if at == 0:
+            flags |= self._load(record, run, reads, first, rows if tiled else None)
+        flags |= Flag.SRC_B if buffer else 0
+        record["src_base"], record["src_plane"], record["src_image"] = source, rows.in_rows * in_w, words
+        record["in_h"], record["in_w"], record["out_h"], record["out_w"] = rows.in_rows, in_w, rows.conv_rows, out_w
+        record["kernel_h"], record["kernel_w"] = layer.kernel
+        record["stride_y"], record["stride_x"] = layer.stride
+        record["pad_y"], record["pad_x"] = rows.pad_y, layer.padding[1]
+        record["groups_in"] = ceil_div(channels, config.vec)
+        record["groups_out"] = output_groups(layer.out_channels, config.lanes, config.vec)
+        record["images"], record["steps"] = images, layer.steps(config.vec)
+        record["weight_addr"] = self.memory[weights_name(layer.name)].address
+        record["param_addr"] = self.memory[params_name(layer.name)].address
+        flags |= Flag.RELU if layer.relu else 0
+        record["pool_kernel"] = record["pool_stride"] = 1
+        if layer.pool is not None:
+            flags |= Flag.POOL
+            record["pool_kernel"], record["pool_stride"] = layer.pool.kernel, layer.pool.stride
+            record["pool_pad"] = layer.pool.pad
+        record["pool_h"], record["pool_w"] = rows.out_rows, pool_w
+        record["dst_groups"] = groups_stored
+        if at + 1 < len(run.layers):
+            flags |= Flag.STORE | (Flag.DST_B if (at + 1) % 2 else 0)
+            record["dst_base"], record["dst_plane"] = target, pool_h * pool_w
+            record["dst_image"] = run.words[at + 1]
+            touches.append(_Span((at + 1) % 2, target, images * run.words[at + 1]))
+        if self.writeback and conv_is_separate(layer):
+            flags |= Flag.WRITE_CONV
+            _address(record, "conv", self.memory[conv_name(layer.name)], first, rows.conv_first)
+        if self.writeback or at + 1 == len(run.layers):
+            flags |= Flag.WRITE_POOL
+            _address(record, "pool", self.memory[out_name(layer.name)], first, rows.out_first)
+            self.produced[position] = len(self.jobs)
+        record["flags"] = flags
+        self.previous = tuple(touches)
+        self.records.append(record)
+        self.jobs.append(Job(position, first, images, rows))
+
+    def _load(self, record: Records, run: _Run, reads: _Span, first: int, rows: Band | None) -> int:
+        """Fill in the load of a run's input, or of some rows of one image's; the flags it needs."""
+        before = run.layers[0] - 1
+        inside = before >= self.segment_start
+        region = self.memory[out_name(self.program.layers[before].name) if inside else INPUT_REGION]
+        record["load_words"] = reads.words
+        record["load_addr"] = region.address + first * (region.nbytes // region.shape[0])
+        record["load_stride"] = reads.words * self.config.vec
+        record["load_segments"] = 1
+        if rows is not None:
+            # These rows of every channel group's plane.
+            _, groups, in_h, in_w, vec = region.shape
+            record["load_segments"] = groups
+            record["load_words"] = rows.in_rows * in_w
+            record["load_addr"] += rows.in_first * in_w * vec
+            record["load_stride"] = in_h * in_w * vec
+        record["load_base"] = reads.first
+        overwrites = any(reads.meets(span) for span in self.previous)
+        unfinished = inside and self.produced[before] >= self.fenced
+        if overwrites or unfinished:
+            self.fenced = len(self.jobs)
+            return Flag.LOAD | Flag.FENCE
+        return Flag.LOAD
+
+
+def _packed(records: list[Records]) -> Records:
+    """One array, its padding bytes zero too (numpy's own joining leaves them undefined)."""
+    joined = np.zeros(len(records), descriptor.DTYPE)
+    for at, record in enumerate(records):
+        joined[at] = record
+    return joined
+
+
+def _address(record: Records, which: str, region: Region, first: int, row: int) -> None:
+    """Fill in where a job writes one of its results: its first image's and row's place in `[N][C/VEC][H][W][VEC]`."""
+    batch, groups, _, width, vec = region.shape
+    image = region.nbytes // batch
+    record[f"{which}_addr"] = region.address + first * image + row * width * vec
+    record[f"{which}_plane"] = image // groups
+    record[f"{which}_image"] = image
+
+
+def _cycle_bound(records: Records, config: Config) -> int:
+    """Many times what the slowest sensible memory takes: beyond it, the device hangs."""
+    total = 1_000_000
+    for record in records:
+        groups, images, steps = int(record["groups_out"]), int(record["images"]), int(record["steps"])
+        outputs = groups * images * int(record["out_h"]) * int(record["out_w"])
+        weights = groups * steps * config.lanes * config.vec
+        loaded = int(record["load_words"]) * int(record["load_segments"])
+        features = (loaded + 2 * outputs * ceil_div(config.lanes, config.vec)) * config.vec
+        beats = ceil_div(weights, config.port_bytes) + ceil_div(features, config.vec)
+        total += 4 * outputs * steps + 64 * beats + 10_000
+    return total

@@ -1,0 +1,1 @@
+"""Training on a device: autograd, twins, retraining, protection."""

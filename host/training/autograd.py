@@ -1,0 +1,159 @@
+"""One autograd node per accelerated layer: its value is what the device produced, its gradient is in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from host.program.layers import Layer, Pool
+from host.program.program import Program
+
+Int8 = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A layer as the network's own module has it (unfolded), which is what the gradient is taken of.
+
+    Attributes
+    ----------
+    linear : bool
+    stride, padding : (vertical, horizontal)
+    relu : bool
+    pool : Pool, optional
+    in_shape : (C, H, W)
+        Of the unfolded input.
+    in_frac, out_frac : int
+    """
+
+    linear: bool
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    relu: bool
+    pool: Pool | None
+    in_shape: tuple[int, int, int]
+    in_frac: int
+    out_frac: int
+
+    @classmethod
+    def of(cls, layer: Layer, program: Program, module: nn.Module) -> Geometry:
+        """Geometry of a Program's layer, unfolded; `module` is the network's module it came from."""
+        linear = isinstance(module, nn.Linear)
+        if layer.fold is None:
+            stride, padding, in_shape = layer.stride, layer.padding, layer.in_shape
+        else:
+            stride = (layer.stride[0], layer.fold.stride_x)
+            padding = (layer.padding[0], layer.fold.pad_x)
+            in_shape = program.input_shape
+        return cls(linear, stride, padding, layer.relu, layer.pool, in_shape, layer.in_frac, layer.out_frac)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one layer read and produced in one launch, int8 NCHW: its input, and its output before and after pooling."""
+
+    inputs: Int8
+    conv: Int8
+    out: Int8
+
+
+class DeviceLayer(torch.autograd.Function):
+    """A convolution or linear layer with ReLU and max pooling, executed by a device.
+
+    Forward: the device's final output, dequantised (the float input is not read, only its place in the graph is used).
+    Backward, the straight-through estimator (Bengio et al. 2013, section 4) for the rounding, exact for the rest:
+    pooling sends the gradient to the largest of the device's values (the first, where several are); ReLU and saturation
+    pass it where the device's value lies strictly between the bounds; the convolution differentiates at the float
+    master weights and the device's (dequantised) input.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        geometry: Geometry,
+        recorded: Recorded,
+        value: Int8,
+    ) -> torch.Tensor:
+        """Value of the layer.
+
+        Parameters
+        ----------
+        x : float32, shape (N, ...)
+            The previous layer's value.
+        weight, bias : float32
+            Master weights, as the module has them.
+        geometry : Geometry
+        recorded : Recorded
+            What backward goes through.
+        value : int8 array, shape (N, M, PH, PW)
+            What the device produced.
+
+        Returns
+        -------
+        float32, shape (N, M) of a linear layer, (N, M, PH, PW) of a convolution
+        """
+        ctx.save_for_backward(weight)
+        ctx.geometry, ctx.recorded, ctx.x_shape = geometry, recorded, x.shape
+        out = dequantise(value, geometry.out_frac)
+        return out.flatten(1) if geometry.linear else out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of input, weight and bias; the rest has none."""
+        (weight,) = ctx.saved_tensors
+        geometry, recorded = ctx.geometry, ctx.recorded
+        grad_acc = through_activation(grad.reshape(recorded.out.shape), recorded, geometry)
+        inputs = dequantise(recorded.inputs, geometry.in_frac)
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_x = grad_weight = grad_bias = None
+        if geometry.linear:
+            flat = grad_acc.flatten(1)
+            grad_x = flat @ weight if wants_x else None
+            grad_weight = flat.T @ inputs.flatten(1) if wants_weight else None
+            grad_bias = flat.sum(0) if wants_bias else None
+        else:
+            grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                grad_acc,
+                inputs,
+                weight,
+                [weight.shape[0]],
+                geometry.stride,
+                geometry.padding,
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [wants_x, wants_weight, wants_bias],
+            )
+        grad_x = grad_x.reshape(ctx.x_shape) if grad_x is not None else None
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometry) -> torch.Tensor:
+    """Gradient of the final output, shape (N, M, PH, PW), to that of the convolution's sum, shape (N, M, OH, OW)."""
+    conv = torch.from_numpy(recorded.conv)
+    if geometry.pool is not None:
+        pool = geometry.pool
+        # int8 values are exact in float32, and padding counts as -infinity there.
+        _, chosen = F.max_pool2d(conv.float(), pool.kernel, pool.stride, pool.pad, return_indices=True)
+        n, m = conv.shape[:2]
+        spread = torch.zeros(n, m, conv.shape[2] * conv.shape[3])
+        grad = spread.scatter_add_(2, chosen.flatten(2), grad.flatten(2)).reshape(conv.shape)
+    low = 0 if geometry.relu else -128
+    return grad * ((conv > low) & (conv < 127))
+
+
+def dequantise(x: Int8, frac: int) -> torch.Tensor:
+    """Int8 at scale `2**-frac` to float32, exact."""
+    return torch.from_numpy(np.ascontiguousarray(x)).float() * 2.0**-frac

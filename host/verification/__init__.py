@@ -1,0 +1,1 @@
+"""Devices against each other: random cases, the first divergence."""

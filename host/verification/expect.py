@@ -1,0 +1,157 @@
+"""What the accelerator's probes must show for each job: operands, accumulators, results, in the steps' order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from host.program.integer import max_pool, wrap
+from host.program.layers import Layer
+from host.schedule.launch import Job, Unit
+from hw import layout
+from hw.config import Config
+
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+Records = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The records of one job, in job order: (output group, image, row, column[, step])."""
+
+    layer: Layer
+    job: Job
+    features: Int8
+    """Shape (steps of the job, VEC)."""
+    weights: Int8
+    """Shape (steps of the job, LANES, VEC)."""
+    acc: Int32
+    """After each step, flips included, shape (steps of the job, LANES)."""
+    requant: Int8
+    """Shape (outputs, LANES)."""
+    pool: Int8
+    """Final outputs, flips included, shape (final outputs, LANES)."""
+    groups: int
+    steps: int
+    """Per output."""
+
+    def output(self, slot: int) -> tuple[int, int, int, int, int]:
+        """(group, image in the launch, row, column, step) of a step of the job."""
+        band = self.job.band
+        group, image, y, x = self._place(slot // self.steps, band.conv_rows, self.layer.conv_shape[2])
+        return group, image, band.conv_first + y, x, slot % self.steps
+
+    def final(self, at: int) -> tuple[int, int, int, int]:
+        """(group, image in the launch, row, column) of a final output."""
+        band = self.job.band
+        group, image, y, x = self._place(at, band.out_rows, self.layer.out_shape[2])
+        return group, image, band.out_first + y, x
+
+    def _place(self, at: int, rows: int, columns: int) -> tuple[int, int, int, int]:
+        group, image, y, x = np.unravel_index(at, (self.groups, self.job.images, rows, columns))
+        return int(group), self.job.first + int(image), int(y), int(x)
+
+    def step_of(self, index: int) -> tuple[int, int, int]:
+        """(z, ky, kx) of a step of an output."""
+        kh, kw = self.layer.kernel
+        return index // (kh * kw), index // kw % kh, index % kw
+
+    def completed(self, at: int) -> int:
+        """The output of the convolution with which a final output's window is complete."""
+        oh, ow = self.job.band.conv_rows, self.layer.conv_shape[2]
+        if self.layer.pool is None:
+            return at
+        pool = self.layer.pool
+        ph, pw = self.job.band.out_rows, self.layer.out_shape[2]
+        plane, pixel = divmod(at, ph * pw)
+        y, x = divmod(pixel, pw)
+        last_y = min(y * pool.stride - pool.pad + pool.kernel, oh) - 1
+        last_x = min(x * pool.stride - pool.pad + pool.kernel, ow) - 1
+        return (plane * oh + last_y) * ow + last_x
+
+
+def expected_job(
+    unit: Unit,
+    number: int,
+    layer: Layer,
+    x: Int8,
+    weight: Int8,
+    bias: Int32,
+    shift: npt.NDArray[np.integer],
+    config: Config,
+) -> Expected:
+    """The records of job `number` of a unit.
+
+    Parameters
+    ----------
+    unit : Unit
+    number : int
+    layer : Layer
+        What the job computes.
+    x : int8 array, shape (N, C, H, W)
+        The layer's input for all images of the launch.
+    weight : int8 array, shape (M, C, KH, KW)
+        As they lie in memory, flips included.
+    bias : int32 array, shape (M,)
+    shift : integer array, shape (M,)
+    config : Config
+    """
+    job, vec, lanes = unit.jobs[number], config.vec, config.lanes
+    features = layout.reorder_features(x[job.first : job.first + job.images], vec)
+    (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
+    oh, ow = job.band.conv_rows, layer.conv_shape[2]
+    groups_in = features.shape[1]
+    steps = groups_in * kh * kw
+    # Room for every window, whether or not it reaches beyond the padding.
+    features = np.pad(features, ((0, 0), (0, 0), (py, kh + sy), (px, kw + sx), (0, 0)))
+    z, ky, kx = (a.reshape(-1) for a in np.meshgrid(range(groups_in), range(kh), range(kw), indexing="ij"))
+    rows = (job.band.conv_first + np.arange(oh))[:, None] * sy + ky
+    columns = np.arange(ow)[:, None] * sx + kx
+    # (images, OH, OW, steps, VEC)
+    patches = features[:, z, rows[:, None, :], columns[None, :, :]]
+
+    blocks = layout.reorder_weights(weight, lanes, vec)
+    groups = len(blocks)
+    taps = blocks.reshape(groups, steps, lanes, vec)
+    sums = np.einsum("nyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
+    start = np.zeros(groups * lanes, np.int64)
+    start[: len(bias)] = bias
+    acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
+    acc = wrap(acc).astype(np.int64).reshape(-1, lanes)
+    for event in unit.mac_events[unit.mac_events["job"] == number]:
+        slot, lane = int(event["slot"]), int(event["lane"])
+        before = int(acc[slot, lane])
+        change = int(wrap(np.array(before ^ (1 << int(event["bit"])), np.int64))) - before
+        rest = slice(slot, (slot // steps + 1) * steps)
+        acc[rest, lane] = wrap(acc[rest, lane] + change)
+
+    final = acc.reshape(groups, job.images, oh, ow, steps, lanes)[..., -1, :]
+    s = np.zeros(groups * lanes, np.int64)
+    s[: len(shift)] = shift
+    s = s.reshape(groups, 1, 1, 1, lanes)
+    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
+    conv = np.clip((final + half) >> s, 0 if layer.relu else -128, 127).astype(np.int8)
+    out = conv
+    if layer.pool is not None:
+        nchw = conv.transpose(0, 1, 4, 2, 3).reshape(groups * job.images, lanes, oh, ow)
+        pooled = max_pool(nchw, layer.pool)
+        out = pooled.transpose(0, 2, 3, 1)[:, : job.band.out_rows]
+    flat = np.ascontiguousarray(out).reshape(-1, lanes).copy()
+    for event in unit.feature_events[unit.feature_events["job"] == number]:
+        flat.view(np.uint8)[int(event["slot"]), int(event["lane"])] ^= np.uint8(1 << int(event["bit"]))
+
+    shape = (groups, job.images, oh, ow, steps)
+    return Expected(
+        layer=layer,
+        job=job,
+        features=np.broadcast_to(patches, (*shape, vec)).reshape(-1, vec),
+        weights=np.broadcast_to(taps[:, None, None, None], (*shape, lanes, vec)).reshape(-1, lanes, vec),
+        acc=acc.astype(np.int32),
+        requant=np.ascontiguousarray(conv).reshape(-1, lanes),
+        pool=flat,
+        groups=groups,
+        steps=steps,
+    )

@@ -1,0 +1,402 @@
+"""Verification: random cases on several devices, byte by byte, and the first divergence where they differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from host.devices import registry as factory
+from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
+from host.devices.runtime import Runtime
+from host.faults.models import Fault
+from host.schedule import memory
+from host.schedule.launch import Launch
+from host.verification.cases import CONFIGS, Case, random_case
+from host.verification.divergence import Divergence, in_trace
+from host.verification.expect import Expected, expected_job
+from hw import layout, params
+from hw.config import Config
+from hw.descriptor import Flag
+
+MEMORY_BYTES = 1 << 24
+UNITS = 2
+POISON = 0xA5
+"""What regions hold before a launch writes them: a byte that is not written does not look right by chance."""
+
+Make = Callable[[str, Config, int], Device]
+
+
+def make_device(name: str, config: Config, units: int) -> Device:
+    """A device as verification uses it: small memory, a few compute units."""
+    options: dict[str, Any] = {"reference": {"units": units}, "simulation": {"processes": units}}.get(name, {})
+    return factory.device(name, config, memory_bytes=MEMORY_BYTES, **options)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One case on which a device differs from the first."""
+
+    case: Case
+    divergence: Divergence
+
+    def __str__(self) -> str:
+        return f"{self.case}\n{self.divergence}"
+
+
+@dataclass
+class Report:
+    """What verification found."""
+
+    devices: tuple[str, ...]
+    seed: int
+    cases: int = 0
+    """Cases run."""
+    faults: int = 0
+    """Fault events in all cases."""
+    faulty_cases: int = 0
+    mismatches: list[Mismatch] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether all devices gave the same bytes on all cases."""
+        return not self.mismatches
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "devices": list(self.devices),
+            "seed": self.seed,
+            "cases": self.cases,
+            "faulty_cases": self.faulty_cases,
+            "faults": self.faults,
+            "mismatches": len(self.mismatches),
+            "seconds": round(self.seconds, 1),
+            "divergences": [
+                {"case": m.case.number, "what": str(m.case), **m.divergence.as_dict()} for m in self.mismatches
+            ],
+        }
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.cases} cases on {', '.join(self.devices)} (seed {self.seed}, {self.faulty_cases} with faults, "
+            f"{self.faults} fault events): {len(self.mismatches)} mismatches, {self.seconds:.0f} s"
+        )
+        return "\n\n".join([head, *(str(mismatch) for mismatch in self.mismatches)])
+
+
+def verify(
+    devices: Sequence[str] = ("reference", "simulation"),
+    cases: int = 200,
+    seed: int = 0,
+    *,
+    faults: Fault | None = None,
+    first_case: int = 0,
+    most_mismatches: int = 3,
+    make: Make = make_device,
+    configs: tuple[Config, ...] = CONFIGS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Run random cases on devices and compare every byte that they leave in memory.
+
+    Parameters
+    ----------
+    devices : names
+        The first is what the others are compared to; a probe trace is read from devices that have one (`trace`).
+    cases, seed : int
+        How many cases, and which.
+    faults : Fault or None
+        Fault model of every case; by default random soft errors in two of three cases.
+    first_case : int
+        Number of the first case: to repeat a single one.
+    most_mismatches : int
+        Stop after this many; each is diagnosed, on the RTL with a build of its own.
+    make : callable (name, config, units) -> Device
+    configs : tuple of Config
+        Accelerators to choose from; each costs the simulator a build.
+    progress : callable (done, cases), optional
+
+    Raises
+    ------
+    DeviceError
+        If a device cannot be made. A device that fails in a launch is a mismatch.
+    """
+    if len(devices) < 2:
+        raise ValueError("verification compares at least two devices")
+    started = time.monotonic()
+    report = Report(tuple(devices), seed)
+    # By accelerator, so that few simulators run at a time.
+    numbers = range(first_case, first_case + cases)
+    made = [random_case(seed, number, faults, configs) for number in numbers]
+    done = 0
+    for config in configs:
+        mine = [case for case in made if case.program.config == config]
+        if not mine:
+            continue
+        with ExitStack() as stack:
+            opened = {name: stack.enter_context(make(name, config, UNITS)) for name in devices}
+            for case in mine:
+                report.cases += 1
+                if case.plan is not None:
+                    report.faulty_cases += bool(len(case.plan))
+                    report.faults += len(case.plan)
+                for mismatch in _compare(case, opened, make):
+                    report.mismatches.append(mismatch)
+                    if len(report.mismatches) >= most_mismatches:
+                        report.seconds = time.monotonic() - started
+                        return report
+                done += 1
+                if progress is not None:
+                    progress(done, cases)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Device memory right after a launch, by region."""
+
+    launch: Launch
+    regions: dict[str, Bytes]
+    report: LaunchReport
+
+
+class Witness(Runtime):
+    """A Runtime that poisons what a launch should write, and keeps what it left behind."""
+
+    def __init__(self, case: Case, device: Device) -> None:
+        super().__init__(case.program, device, units=case.units)
+        self.snapshots: list[Snapshot] = []
+
+    def _execute(self, launch: Launch) -> LaunchReport:
+        for name in launch.written:
+            region = launch.memory[name]
+            self.device.write(region.address, np.full(region.nbytes, POISON, np.uint8))
+        report = super()._execute(launch)
+        used = {memory.INPUT_REGION, *launch.written}
+        for name in launch.layers:
+            used |= {memory.weights_name(name), memory.params_name(name)}
+        regions = {
+            name: self.device.read(region.address, region.nbytes)
+            for name, region in launch.memory.items()
+            if name in used
+        }
+        self.snapshots.append(Snapshot(launch, regions, report))
+        return report
+
+
+def run_case(case: Case, device: Device) -> list[Snapshot]:
+    """A case on a device: what every launch left in memory."""
+    witness = Witness(case, device)
+    witness.forward(case.x, writeback=case.writeback, plan=case.plan, first_image=case.first_image)
+    return witness.snapshots
+
+
+def _compare(case: Case, opened: dict[str, Device], make: Make) -> Iterator[Mismatch]:
+    first, *others = opened
+    expected = run_case(case, opened[first])
+    for name in others:
+        found = _difference(case, name, opened[name], expected)
+        if found is not None:
+            yield Mismatch(case, _diagnose(case, name, found, opened[first], opened[name], make))
+
+
+def _difference(case: Case, name: str, device: Device, expected: list[Snapshot]) -> Divergence | None:
+    try:
+        return _first_byte(name, expected, run_case(case, device))
+    except DeviceError as error:
+        return Divergence(name, None, "launch", note=str(error))
+
+
+def _first_byte(device: str, expected: list[Snapshot], found: list[Snapshot]) -> Divergence | None:
+    """The first byte that differs, in the order of launches, layers and regions."""
+    for wanted, seen in zip(expected, found, strict=True):
+        launch = wanted.launch
+        for at in launch.positions:
+            layer = launch.program.layers[at]
+            for stage, name, shape in (
+                ("write conv", memory.conv_name(layer.name), layer.conv_shape),
+                ("write pool", memory.out_name(layer.name), layer.out_shape),
+            ):
+                if name in wanted.regions and (wanted.regions[name] != seen.regions[name]).any():
+                    return _at_byte(device, layer.name, stage, launch, name, wanted, seen, shape[0])
+        for name in wanted.regions:
+            if (wanted.regions[name] != seen.regions[name]).any():
+                offset = int(np.argmax(wanted.regions[name] != seen.regions[name]))
+                return Divergence(device, None, "memory", note=f"region {name} was changed, at its byte {offset}")
+        counted, right = seen.report.faults_applied, wanted.report.faults_applied
+        if counted != right and counted and right:
+            return Divergence(
+                device, None, "faults", expected=right, found=counted, note="number of fault events applied"
+            )
+    return None
+
+
+def _at_byte(
+    device: str, layer: str, stage: str, launch: Launch, name: str, wanted: Snapshot, seen: Snapshot, channels: int
+) -> Divergence:
+    region = launch.memory[name]
+    right, wrong = (s.regions[name].view(np.int8).reshape(region.shape) for s in (wanted, seen))
+    image, group, y, x, v = (int(i) for i in np.unravel_index(int(np.argmax(right != wrong)), region.shape))
+    channel = group * region.shape[-1] + v
+    note = "" if channel < channels else "a padding channel"
+    expected, found = int(right[image, group, y, x, v]), int(wrong[image, group, y, x, v])
+    if (wrong[image, group, y, x] == np.array(POISON, np.uint8).view(np.int8)).all():
+        note = "never written"
+    return Divergence(device, layer, stage, image, channel, y, x, None, expected, found, {}, None, note)
+
+
+def _diagnose(case: Case, name: str, first: Divergence, oracle: Device, device: Device, make: Make) -> Divergence:
+    """Shrink a failing case and find its first divergence from the probes of a rerun."""
+    small = _shrink(case, name, oracle, device)
+    again = _difference(small, name, device, run_case(small, oracle))
+    if again is None:
+        note = f"{first.note} (did not happen again when repeated: it depends on what ran before)".strip()
+        return replace(first, note=note)
+    if not hasattr(device, "trace"):
+        return again
+    try:
+        with make(name, replace(small.program.config, probe=True), 1) as probed:
+            traced = _traced(small, name, again, oracle, probed)
+    except DeviceError as error:
+        return replace(again, note=f"{again.note} no probe trace: {error}".strip())
+    return traced
+
+
+def _shrink(case: Case, name: str, oracle: Device, device: Device) -> Case:
+    """The smallest variation found that still fails: one unit, all written back, one image, no faults."""
+
+    def fails(tried: Case) -> bool:
+        return _difference(tried, name, device, run_case(tried, oracle)) is not None
+
+    small = case
+    for change in ({"units": 1}, {"writeback": True}, {"plan": None}):
+        tried = replace(small, **change)
+        if fails(tried):
+            small = tried
+    if len(small.x) > 1:
+        for image in range(len(small.x)):
+            tried = replace(small, x=small.x[image : image + 1], first_image=small.first_image + image)
+            if fails(tried):
+                return tried
+    return small
+
+
+def _traced(case: Case, name: str, byte: Divergence, oracle: Device, probed: Device) -> Divergence:
+    """The first divergence of the launch in question, from its probes."""
+    if case.units != 1:
+        # The probes show one unit; the whole batch on one unit may not fail, but then says so.
+        case = replace(case, units=1)
+    # With everything written back on the oracle, each layer's input is known.
+    everything = run_case(replace(case, writeback=True), oracle)
+    expected = run_case(case, oracle)
+    witness = _TracingWitness(case, probed)
+    failure = ""
+    try:
+        witness.forward(case.x, writeback=case.writeback, plan=case.plan, first_image=case.first_image)
+    except DeviceError as error:
+        failure = str(error)
+    for number, (wanted, full) in enumerate(zip(expected, everything, strict=True)):
+        if number >= len(witness.traces):
+            break
+        jobs = expected_jobs(wanted, full)
+        unit = wanted.launch.units[0]
+        loads = [bool(int(flags) & Flag.LOAD) for flags in unit.descriptors["flags"]]
+        trace = witness.traces[number]
+        found = in_trace(name, trace, jobs, loads, case.program.config)
+        if found is not None:
+            return replace(found, note=" ".join(part for part in (found.note, failure) if part))
+        if number < len(witness.snapshots):
+            written = _first_byte(name, [wanted], [witness.snapshots[number]])
+            if written is not None:
+                return _with_cycle(written, jobs, trace, case.program.config)
+    return replace(byte, note=f"{byte.note} {failure or 'the probed build does not show it'}".strip())
+
+
+class _TracingWitness(Witness):
+    """Also keeps the probe trace of every launch."""
+
+    def __init__(self, case: Case, device: Device) -> None:
+        super().__init__(case, device)
+        self.traces: list[Any] = []
+
+    def _execute(self, launch: Launch) -> LaunchReport:
+        try:
+            return super()._execute(launch)
+        finally:
+            # If the simulator died, the launch's own error says why.
+            with suppress(DeviceError):
+                self.traces.append(self.device.trace())  # type: ignore[attr-defined]
+
+
+def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
+    """The probe records of a launch's first unit.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        Of the launch, on the oracle.
+    everything : Snapshot
+        Of the same launch with every layer written back, for the layers' inputs.
+    """
+    launch = snapshot.launch
+    config = launch.program.config
+    inputs: dict[int, Int8] = {}
+    for at in launch.positions:
+        layer = launch.program.layers[at]
+        name = memory.INPUT_REGION if at == launch.positions[0] else memory.out_name(launch.program.layers[at - 1].name)
+        region = everything.launch.memory[name]
+        tensor = everything.regions[name].view(np.int8).reshape(region.shape)
+        inputs[at] = layout.recover_features(tensor, layer.in_shape[0])
+    jobs = []
+    unit = launch.units[0]
+    for number, job in enumerate(unit.jobs):
+        layer = launch.program.layers[job.layer]
+        region = launch.memory[memory.weights_name(layer.name)]
+        stored = snapshot.regions[memory.weights_name(layer.name)].view(np.int8).reshape(region.shape)
+        weight = layout.recover_weights(stored, layer.out_channels, layer.in_shape[0])
+        records = snapshot.regions[memory.params_name(layer.name)].view(params.DTYPE)[: layer.out_channels]
+        jobs.append(
+            expected_job(
+                unit, number, layer, inputs[job.layer], weight, records["bias"].copy(), records["shift"].copy(), config
+            )
+        )
+    return jobs
+
+
+def _with_cycle(written: Divergence, jobs: list[Expected], trace: Any, config: Config) -> Divergence:
+    """A wrong write, with the cycle in which the value (still right) left the pipeline, and the value as operand."""
+    if written.image is None or written.channel is None or written.y is None or written.x is None:
+        return written
+    outputs = finals = 0
+    for job in jobs:
+        conv, band = written.stage == "write conv", job.job.band
+        first, rows, kept = (
+            (band.conv_first, band.conv_rows, band.conv_first)
+            if conv
+            else (band.out_first, band.out_rows, band.kept_first)
+        )
+        here = job.job.first <= written.image < job.job.first + job.job.images and kept <= written.y < first + rows
+        if job.layer.name == written.layer and here:
+            group, lane = divmod(written.channel, config.lanes)
+            columns = (job.layer.conv_shape if conv else job.layer.out_shape)[2]
+            plane = group * job.job.images + written.image - job.job.first
+            at = (plane * rows + written.y - first) * columns + written.x
+            values, cycles, base = (
+                (job.requant, trace.requant_cycle, outputs) if conv else (job.pool, trace.pool_cycle, finals)
+            )
+            return replace(
+                written,
+                step=job.steps - 1,
+                cycle=int(cycles[base + at]),
+                operands={"value at the pipeline's end": int(values[at, lane])},
+                note=f"{written.note} the value was right in the pipeline and wrong in memory".strip(),
+            )
+        outputs += len(job.requant)
+        finals += len(job.pool)
+    return written

@@ -1,0 +1,147 @@
+"""The compile report says what each layer costs, where it runs, and why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from host import cli, models
+from host.compiler import compile as compiler
+from host.compiler import report as compile_report
+from host.compiler.limits import CompileError
+from host.program.program import Program
+from hw.config import Config
+from tests.host.test_cli import needs_data, redline
+
+CONFIG = Config(lanes=16, vec=8)
+
+
+def compiled(net: nn.Module, *shape: int, fallback: str = "error") -> Program:
+    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(1))
+    return compiler.compile(net, CONFIG, calibrate=images, fallback=fallback)  # type: ignore[arg-type]
+
+
+def lenet() -> dict[str, compile_report.LayerCost]:
+    program = compiled(models.lenet5(pretrained=True), 1, 28, 28)
+    return {cost.name: cost for cost in compile_report.costs(program)}
+
+
+def test_costs_are_those_counted_by_hand() -> None:
+    costs = lenet()
+    assert list(costs) == ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    conv2 = costs["conv2"]
+    assert (conv2.kind, conv2.input, conv2.output, conv2.kernel) == ("convolution", (6, 14, 14), (16, 5, 5), (5, 5))
+    assert conv2.macs == 16 * 10 * 10 * 6 * 5 * 5
+    # One group of 16 lanes, 100 outputs, one group of 8 channels at 25 taps.
+    assert conv2.steps == 100 * 25
+    assert conv2.utilisation == 6 / 8
+    assert (conv2.parameter_bytes, conv2.input_bytes, conv2.output_bytes) == (2400 + 16 * 4, 6 * 14 * 14, 16 * 5 * 5)
+    assert costs["fc1"].kind == "fully connected"
+    assert sum(cost.macs for cost in costs.values()) == 416_520
+    assert sum(cost.parameter_bytes for cost in costs.values()) == 61_706 + 3 * (6 + 16 + 120 + 84 + 10)
+
+
+def test_a_folded_layer_is_reported_as_the_network_has_it() -> None:
+    conv1 = lenet()["conv1"]
+    assert (conv1.input, conv1.kernel, conv1.folded) == ((1, 28, 28), (5, 5), True)
+    assert conv1.macs == 6 * 28 * 28 * 25
+    assert conv1.steps == 28 * 28 * 5
+    assert "folded" in conv1.why
+
+
+def test_channels_that_fill_the_array_keep_it_busy() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU())
+    (cost,) = compile_report.costs(compiled(net, 8, 6, 6))
+    assert cost.utilisation == 1
+    assert (cost.runs_on, cost.why) == ("accelerator", "fits")
+
+
+def test_a_layer_on_the_cpu_says_which_limit_it_exceeds() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 13), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    program = compiled(net, 8, 20, 20, fallback="cpu")
+    first, second = compile_report.costs(program)
+    assert (first.runs_on, first.why) == ("cpu", "kernel edge 13 exceeds 11")
+    assert (second.runs_on, second.why) == ("accelerator", "fits")
+    assert compile_report.headline(program).endswith("; on the CPU: 0")
+
+
+def test_a_layer_larger_than_the_buffers_says_so() -> None:
+    (cost,) = compile_report.costs(compiled(nn.Sequential(nn.Conv2d(64, 8, 1)), 64, 40, 40))
+    assert cost.runs_on == "accelerator"
+    assert cost.why == "in tiles: its input takes 102,400 bytes, a feature buffer holds 65,536"
+
+
+def test_fractions_are_the_programs() -> None:
+    program = compiled(models.lenet5(pretrained=True), 1, 28, 28)
+    for cost, layer in zip(compile_report.costs(program), program.layers, strict=True):
+        assert (cost.in_frac, cost.out_frac) == (layer.in_frac, layer.out_frac)
+        assert cost.weight_fracs == (min(layer.weight_frac), max(layer.weight_frac))
+
+
+def test_adaptive_pooling_that_changes_nothing_is_no_obstacle() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(6), nn.Flatten(), nn.Linear(144, 5)).eval()
+    program = compiled(net, 3, 8, 8)
+    assert program.names == ("0", "3")
+
+
+def test_adaptive_pooling_that_averages_is_named() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    with pytest.raises(
+        CompileError, match=r"layer '1 \(AdaptiveAvgPool2d\)': this operator is not supported where it averages"
+    ):
+        compiled(net, 3, 8, 8)
+
+
+@needs_data
+def test_the_report_is_a_table_or_json() -> None:
+    shown = redline("compile", "lenet5", "--report", COLUMNS="200")
+    assert shown.returncode == 0, shown.stderr
+    for word in ("conv1", "kernel columns folded", "62,414 bytes of parameters", "6,921 steps an image"):
+        assert word in shown.stdout
+    done = CliRunner().invoke(cli.app, ["compile", "lenet5", "--json", "--lanes", "8"])
+    report = json.loads(done.stdout)
+    assert (report["network"], report["lanes"], report["vec"]) == ("lenet5", 8, 8)
+    assert [layer["runs_on"] for layer in report["layers"]] == ["accelerator"] * 5
+    assert done.stderr == ""
+
+
+@needs_data
+def test_random_weights_are_said_to_be_random() -> None:
+    done = CliRunner().invoke(cli.app, ["compile", "caffe_lenet", "--images", "8"])
+    assert done.exit_code == 0, done.output
+    assert "weights are random (--weights): the fractions mean nothing" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["caffe_lenet", "--out", "x"], "no weights of caffe_lenet come with Redline; name a file with --weights"),
+        (["lenet5", "--photos", "."], "name their folder with --data-dir, not --photos"),
+        (["lenet5", "--fallback", "gpu"], "--fallback is error or cpu, not 'gpu'"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(cli.app, ["compile", *arguments])
+    assert done.exit_code == 1
+    assert message in " ".join(done.output.split())
+
+
+def test_a_network_that_is_no_chain_gets_the_compilers_error() -> None:
+    done = redline("compile", "squeezenet1_1", "--report")
+    assert done.returncode == 1
+    assert "error: layer 'features.2 (MaxPool2d)'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_alexnet_compiles_at_full_size() -> None:
+    done = redline("compile", "alexnet", "--json", "--feature-bytes", str(1 << 20))
+    assert done.returncode == 0, done.stderr
+    layers = json.loads(done.stdout)["layers"]
+    assert [layer["runs_on"] for layer in layers] == ["accelerator"] * 8
+    assert sum(layer["macs"] for layer in layers) == 714_188_480
+    assert sum(layer["parameter_bytes"] for layer in layers) == 61_100_840 + 3 * 10_344

@@ -1,0 +1,61 @@
+"""The cycle model against the counters of the RTL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from host.compiler.compile import compile as compile_network
+from host.devices.runtime import Runtime
+from host.devices.simulation import SimulationDevice
+from host.models import lenet5
+from host.schedule.cycles import Memory, estimate
+from host.schedule.launch import schedule
+from host.verification.cases import CONFIGS, random_case
+from host.verification.verify import run_case
+from hw.config import Config
+
+
+@pytest.mark.parametrize("memory", [Memory(), Memory(100), Memory(100, 4.0)], ids=str)
+@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[3]], ids=["8x8", "16x8"])
+def test_lenets_cycles_are_predicted_within_two_percent(config: Config, memory: Memory) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(16, 1, 28, 28)
+    program = compile_network(lenet5(), config, calibrate=images)
+    with SimulationDevice(
+        config,
+        processes=1,
+        memory_bytes=1 << 24,
+        latency=memory.latency,
+        bytes_per_cycle=memory.bytes_per_cycle,
+    ) as device:
+        for batch, writeback in ((1, False), (16, True)):
+            outputs = Runtime(program, device).forward(program.quantise_input(images[:batch]), writeback=writeback)
+            predicted = estimate(schedule(program, range(5), batch, writeback=writeback), memory)
+            assert predicted.cycles == pytest.approx(outputs.report.cycles, rel=0.02)
+            assert sum(job.ideal for job in predicted.jobs) == outputs.report.mac_cycles
+
+
+def test_random_cases_are_predicted_without_bias() -> None:
+    config, errors = CONFIGS[3], []
+    with SimulationDevice(config, processes=1, memory_bytes=1 << 24) as device:
+        for number in range(40):
+            case = replace(random_case(9, number, configs=(config,)), plan=None, units=1)
+            for snapshot in run_case(case, device):
+                errors.append(estimate(snapshot.launch).cycles / snapshot.report.cycles - 1)
+    # Most of these launches take some hundred cycles, where the model's constants weigh most.
+    assert abs(np.mean(errors)) < 0.04
+    assert np.median(np.abs(errors)) < 0.04
+
+
+def test_a_slow_memory_makes_fully_connected_layers_memory_bound_and_leaves_convolutions_compute_bound() -> None:
+    program = compile_network(lenet5(), Config(), calibrate=torch.rand(4, 1, 28, 28))
+    predicted = estimate(schedule(program, range(5), 1, writeback=False), Memory(100, 4.0))
+    bounds = [predicted.layer(at)[2] for at in range(1, 5)]
+    assert bounds == ["compute", "memory", "memory", "memory"]
+    for at in range(5):
+        cycles, ideal, _ = predicted.layer(at)
+        assert cycles >= ideal
