@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.host.schedule.test_tiling import tiled
-
 from host.verification.cases import CONFIGS, random_case
 from host.verification.verify import verify
+from tests.host.schedule.test_tiling import tiled
 
 TIGHT = min(CONFIGS, key=lambda config: config.feature_bytes)
 
