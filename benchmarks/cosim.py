@@ -14,6 +14,7 @@ from host.compiler import compile as compiler
 from host.devices.runtime import Runtime
 from host.devices.simulation import SimulationDevice, arguments
 from host.models import lenet5
+from host.program.arrangement import pack_weights
 from host.program.program import Program
 from host.schedule import memory
 from host.schedule.launch import Launch, schedule
@@ -35,12 +36,12 @@ def _fill(device: SimulationDevice, launch: Launch, x: np.ndarray) -> None:
     program = launch.program
     for at in launch.positions:
         layer = program.layers[at]
-        weights = layout.reorder_weights(program.weights[layer.name], device.config.lanes, device.config.vec)
+        weights = pack_weights(program.weights[layer.name], layer, device.config)
         shift = np.asarray(layer.shift)
         params = layout.pack_params(program.biases[layer.name], shift, device.config.lanes, device.config.vec)
         device.write(launch.memory[memory.weights_name(layer.name)].address, weights)
         device.write(launch.memory[memory.params_name(layer.name)].address, params)
-    device.write(launch.memory[memory.INPUT_REGION].address, device.reorder(program.fold_input(x)))
+    device.write(launch.memory[memory.input_name("input")].address, device.reorder(program.fold_input(x)))
 
 
 def measure(config: Config | None = None, *, batch: int = BATCH, rounds: int = ROUNDS) -> dict[str, float | int]:

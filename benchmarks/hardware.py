@@ -11,6 +11,7 @@ import numpy as np
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.devices.simulation import SimulationDevice
+from host.program.arrangement import steps
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Pool
 from host.program.program import Program
@@ -167,7 +168,7 @@ def _layers(config: Config, row: Row) -> tuple[Layer, Layer]:
     name, shape, channels, kernel, stride, pad, pool = row
     plain = Layer(
         name=name,
-        input=INPUT,
+        sources=(INPUT,),
         in_shape=shape,
         out_channels=channels,
         kernel=(kernel, kernel),
@@ -220,7 +221,7 @@ def _modelled(network: str, row: Row, array: str, bytes_per_cycle: int) -> Layer
 
 def _array_cycles(layer: Layer, config: Config) -> int:
     m, oh, ow = layer.conv_shape
-    return oh * ow * ceil_div(m, config.lanes) * layer.steps(config.vec)
+    return oh * ow * ceil_div(m, config.lanes) * steps(layer, config)
 
 
 def as_dict(results: list[LayerCycles]) -> dict[str, Any]:

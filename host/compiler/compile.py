@@ -137,7 +137,7 @@ def _choose_fractions(
     weight_frac = tuple(per_group if per_channel else per_group * channels)
     return Layer(
         name=source.name,
-        input=reads,
+        sources=(reads,),
         in_shape=source.in_shape,
         out_channels=channels,
         kernel=(weight.shape[2], weight.shape[3]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from host.program import arrangement
 from host.program.fold import fold_columns
 from host.program.layers import Layer
 from host.schedule.tiling import smallest
@@ -127,7 +128,7 @@ def check_accelerator(layer: Layer, config: Config) -> None:
             f"its input takes {least} bytes on chip{bands}, a feature buffer holds {config.feature_bytes}",
             f"build with feature_bytes={needed} or more, or {CPU_REMEDY}",
         )
-    steps = layer.steps(config.vec)
+    steps = arrangement.steps(layer, config)
     _, oh, ow = layer.conv_shape
     if steps > config.weight_words and oh * ow > 1:
         needed = _next_power_of_two(steps * config.lanes * config.vec)

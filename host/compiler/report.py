@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from host.compiler.limits import CompileError, check_accelerator, feature_words, is_fully_connected
+from host.program import arrangement
 from host.program.layers import Layer, Placement
 from host.program.program import Program
 from hw.config import Config
@@ -73,7 +74,7 @@ def _cost(layer: Layer, config: Config) -> LayerCost:
         network_input, kernel = (fold.channels, layer.in_shape[1], fold.width), (layer.kernel[0], fold.kernel_w)
     weights = m * network_input[0] * kernel[0] * kernel[1]
     macs = weights * oh * ow
-    steps = output_groups(m, config.lanes, config.vec) * oh * ow * layer.steps(config.vec)
+    steps = output_groups(m, config.lanes, config.vec) * oh * ow * arrangement.steps(layer, config)
     return LayerCost(
         name=layer.name,
         kind="fully connected" if is_fully_connected(layer) else "convolution",

@@ -249,7 +249,7 @@ class _Walk:
             sizes.append(int(pair[0]))
         if dilation not in (1, (1, 1)) or ceil_mode or indices:
             raise self.unsupported(node, "pooling with dilation, ceil_mode or indices", "leave these at their defaults")
-        layer.pool = Pool(*sizes)
+        layer.pool = Pool(sizes[0], sizes[1], sizes[2])
 
     def flatten(self, node: fx.Node, module: nn.Module | None = None) -> None:
         meta = node.meta["tensor_meta"].shape

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.faults.plan import FaultPlan
+from host.program import arrangement
+from host.program.arrangement import arrange_features, arrange_weights, gather, unpack_weights
 from host.program.integer import Int32, accumulate, finish, wrap
 from host.program.layers import Layer
 from host.schedule import memory
@@ -56,13 +58,16 @@ class ReferenceDevice(Device):
             )
 
     def launch(self, launch: Launch) -> LaunchReport:
-        x = layout.recover_features(self._tensor(launch, memory.INPUT_REGION), self._first(launch).in_shape[0])
+        tensors: dict[str, Int8] = {}
+        for name, channels in launch.inputs.items():
+            tensors[name] = layout.recover_features(self._tensor(launch, memory.input_name(name)), channels)
         for position in launch.positions:
             layer = launch.program.layers[position]
+            x = gather(tensors, layer)
             weight, bias, shift = self._stored_weights(launch, layer)
-            acc = accumulate(x, weight, bias, layer.stride, layer.padding)
+            acc = accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups)
             if launch.plan is not None:
-                apply_mac_faults(acc, x, weight, bias, layer, self._faults(launch, position, "mac"), self.config.vec)
+                apply_mac_faults(acc, x, weight, bias, layer, self._faults(launch, position, "mac"), self.config)
             conv, out = finish(acc, layer, shift)
             if launch.plan is not None:
                 # Without pooling there is one tensor, and it is hit as it leaves.
@@ -71,20 +76,16 @@ class ReferenceDevice(Device):
             for name, tensor in ((memory.conv_name(layer.name), conv), (memory.out_name(layer.name), out)):
                 if name in launch.written:
                     self.write(launch.memory[name].address, layout.reorder_features(tensor, self.config.vec))
-            x = out
+            tensors[layer.name] = out
         return LaunchReport(faults_applied=launch.faults)
-
-    @staticmethod
-    def _first(launch: Launch) -> Layer:
-        return launch.program.layers[launch.positions[0]]
 
     def _tensor(self, launch: Launch, name: str) -> Int8:
         region = launch.memory[name]
         return self.read(region.address, region.nbytes).view(np.int8).reshape(region.shape)
 
     def _stored_weights(self, launch: Launch, layer: Layer) -> tuple[Int8, Int32, npt.NDArray[np.integer]]:
-        m, c, _, _ = layer.weight_shape
-        weight = layout.recover_weights(self._tensor(launch, memory.weights_name(layer.name)), m, c)
+        m = layer.out_channels
+        weight = unpack_weights(self._tensor(launch, memory.weights_name(layer.name)), layer, self.config)
         region = launch.memory[memory.params_name(layer.name)]
         records = self.read(region.address, region.nbytes).view(params.DTYPE)[:m]
         return weight, records["bias"].copy(), records["shift"] & params.MAX_SHIFT
@@ -108,7 +109,9 @@ def flip(x: Int8, faults: FaultPlan) -> Int8:
     return flat.view(np.int8).reshape(x.shape)
 
 
-def apply_mac_faults(acc: Int32, x: Int8, weight: Int8, bias: Int32, layer: Layer, faults: FaultPlan, vec: int) -> None:
+def apply_mac_faults(
+    acc: Int32, x: Int8, weight: Int8, bias: Int32, layer: Layer, faults: FaultPlan, config: Config
+) -> None:
     """Change final accumulators, in place, to what they are when bits of the accumulator flip after given steps.
 
     Each faulted output is walked: with `p` the fault-free prefix sum after a step and `d` the error carried so far, a
@@ -124,23 +127,23 @@ def apply_mac_faults(acc: Int32, x: Int8, weight: Int8, bias: Int32, layer: Laye
     bias : int32 array, shape (M,)
     faults : FaultPlan
         The layer's accumulator flips, images counted within the batch.
-    vec : int
-        Channels per step.
+    config : Config
+        The accelerator; its lanes and channels per step decide the order of the sum.
     """
     if not len(faults):
         return
     n, m, oh, ow = acc.shape
     # One word an output, one mask a (word, step).
     word = faults.image * (m * oh * ow) + faults.output
-    steps = layer.steps(vec)
+    steps = arrangement.steps(layer, config)
     key, place = np.unique(word * steps + faults.step, return_inverse=True)
     mask = np.zeros(len(key), np.uint32)
     np.bitwise_xor.at(mask, place, np.uint32(1) << faults.bit.astype(np.uint32))
     words, step = np.divmod(key, steps)
     outputs, first, count = np.unique(words, return_index=True, return_counts=True)
-    operands = _Operands(x, weight, layer, vec)
+    operands = _Operands(x, weight, layer, config)
     delta = np.zeros(len(outputs), np.int64)
-    per_chunk = max(1, CHUNK // (steps * vec))
+    per_chunk = max(1, CHUNK // (steps * config.vec))
     for start in range(0, len(outputs), per_chunk):
         some = slice(start, start + per_chunk)
         prefixes = operands.prefixes(outputs[some], (m, oh, ow), bias)
@@ -157,21 +160,20 @@ def apply_mac_faults(acc: Int32, x: Int8, weight: Int8, bias: Int32, layer: Laye
 class _Operands:
     """Gathers the operands of single outputs, step by step."""
 
-    def __init__(self, x: Int8, weight: Int8, layer: Layer, vec: int) -> None:
+    def __init__(self, x: Int8, weight: Int8, layer: Layer, config: Config) -> None:
         (kh, kw), (self.sy, self.sx), (py, px) = layer.kernel, layer.stride, layer.padding
-        features = layout.reorder_features(x, vec)
+        features = arrange_features(x, layer, config)
         # The zero border reaches as far as any window does.
         _, oh, ow = layer.conv_shape
         below = max(0, (oh - 1) * self.sy + kh - py - x.shape[2])
         right = max(0, (ow - 1) * self.sx + kw - px - x.shape[3])
         self.features = np.pad(features, ((0, 0), (0, 0), (py, below), (px, right), (0, 0)))
-        m, c = weight.shape[:2]
-        groups = features.shape[1]
-        padded = np.zeros((m, groups * vec, kh, kw), np.int8)
-        padded[:, :c] = weight
-        # [M][C/VEC][KH][KW][VEC]: steps in their order.
-        self.weights = padded.reshape(m, groups, vec, kh, kw).transpose(0, 1, 3, 4, 2).reshape(m, -1, vec)
-        z, ky, kx = np.meshgrid(np.arange(groups), np.arange(kh), np.arange(kw), indexing="ij")
+        # [M][span][KH][KW][VEC]: steps in their order.
+        weights = arrange_weights(weight, layer, config)
+        self.weights = weights.reshape(len(weights), -1, config.vec)
+        how = arrangement.arrange(layer, config)
+        self.first = np.repeat(np.asarray(how.first), config.lanes)
+        z, ky, kx = np.meshgrid(np.arange(how.span), np.arange(kh), np.arange(kw), indexing="ij")
         self.z, self.ky, self.kx = z.reshape(-1), ky.reshape(-1), kx.reshape(-1)
 
     def gather(
@@ -181,7 +183,11 @@ class _Operands:
         image, channel, y, x = np.unravel_index(outputs, (len(self.features), *shape))
         rows = y[:, None] * self.sy + self.ky
         columns = x[:, None] * self.sx + self.kx
-        return self.features[image[:, None], self.z, rows, columns], self.weights[channel], channel
+        return (
+            self.features[image[:, None], self.first[channel][:, None] + self.z, rows, columns],
+            self.weights[channel],
+            channel,
+        )
 
     def prefixes(
         self, outputs: npt.NDArray[np.int64], shape: tuple[int, int, int], bias: Int32

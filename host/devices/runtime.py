@@ -10,7 +10,9 @@ import numpy as np
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import flip
 from host.faults.plan import FaultPlan
+from host.program.arrangement import gather, pack_weights
 from host.program.integer import run_layer
+from host.program.layers import INPUT
 from host.program.program import Program, ProgramError
 from host.schedule import memory
 from host.schedule.launch import Launch, MemoryTooSmall, schedule
@@ -114,32 +116,31 @@ class Runtime:
         conv: dict[str, Int8] = {}
         out: dict[str, Int8] = {}
         report = LaunchReport()
-        value = self.program.fold_input(x)
+        values: dict[str, Int8] = {INPUT: self.program.fold_input(x)}
         for placement, positions in self.program.segments():
             if placement == "cpu":
                 for at in positions:
                     layer = self.program.layers[at]
                     name = layer.name
                     conv[name], out[name] = run_layer(
-                        value, self.program.weights[name], self.program.biases[name], layer
+                        gather(values, layer), self.program.weights[name], self.program.biases[name], layer
                     )
-                    value = out[name]
+                    values[name] = out[name]
                 continue
             launch = self._schedule(positions, len(x), writeback)
             if here is not None:
                 launch = launch.with_faults(here, first_image)
                 if positions[0] == 0:
-                    value = flip(value, _within(here.at(0, "input"), first_image))
-            report += self._launch(launch, value, here)
+                    values[INPUT] = flip(values[INPUT], _within(here.at(0, "input"), first_image))
+            report += self._launch(launch, values, here)
             for at in positions:
                 name = self.program.layers[at].name
                 if memory.out_name(name) in launch.written:
-                    out[name] = self._read(launch, memory.out_name(name), at)
+                    out[name] = values[name] = self._read(launch, memory.out_name(name), at)
                 if memory.conv_name(name) in launch.written:
                     conv[name] = self._read(launch, memory.conv_name(name), at)
                 elif name in out and not memory.conv_is_separate(self.program.layers[at]):
                     conv[name] = out[name]
-            value = out[self.program.layers[positions[-1]].name]
         return Outputs(conv, out, report)
 
     def _schedule(self, positions: tuple[int, ...], batch: int, writeback: bool) -> Launch:
@@ -155,14 +156,15 @@ class Runtime:
             )
         return self._schedules[key]
 
-    def _launch(self, launch: Launch, value: Int8, faults: FaultPlan | None) -> LaunchReport:
+    def _launch(self, launch: Launch, values: dict[str, Int8], faults: FaultPlan | None) -> LaunchReport:
         """Write weights and input, launch, and put fault-free weights back."""
         if _last_user.get(self.device) is not self._token:
             self._stored.clear()
         _last_user[self.device] = self._token
         try:
             hit = self._write_weights(launch, faults)
-            self.device.write(launch.memory[memory.INPUT_REGION].address, self.device.reorder(value))
+            for source in launch.inputs:
+                self.device.write(launch.memory[memory.input_name(source)].address, self.device.reorder(values[source]))
             report = self._execute(launch)
             for at in hit:
                 self._write_layer(launch, at, self.program.weights[self.program.layers[at].name])
@@ -192,7 +194,7 @@ class Runtime:
     def _write_layer(self, launch: Launch, at: int, weight: Int8) -> None:
         layer, config = self.program.layers[at], self.program.config
         for region, content, packed in (
-            (memory.weights_name(layer.name), weight, lambda: layout.reorder_weights(weight, config.lanes, config.vec)),
+            (memory.weights_name(layer.name), weight, lambda: pack_weights(weight, layer, config)),
             (
                 memory.params_name(layer.name),
                 self.program.biases[layer.name],

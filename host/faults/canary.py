@@ -10,6 +10,7 @@ from host.devices.device import DeviceError, Int8
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Outputs, Runtime
 from host.faults.plan import SITES, FaultPlan
+from host.program.arrangement import steps
 
 ATTEMPTS = 64
 """Candidate faults tried on the reference before giving up on finding a visible one."""
@@ -91,7 +92,7 @@ def _candidate(runtime: Runtime, at: int, site: str, turn: int) -> FaultPlan:
     step, image = 0, 0
     if site == "mac":
         # The sign bit after the last step saturates any output one way or the other.
-        outputs, step, bit = int(np.prod(layer.conv_shape)), layer.steps(program.config.vec) - 1, 30 + turn % 2
+        outputs, step, bit = int(np.prod(layer.conv_shape)), steps(layer, program.config) - 1, 30 + turn % 2
     elif site == "weight":
         outputs, bit, image = int(np.prod(layer.weight_shape)), 7, -1
     else:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save as serialise
 
+from host.program import arrangement
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
 
@@ -228,11 +229,11 @@ def extents(program: Program, layer: int, site: str) -> tuple[int, int]:
     if site == "weight":
         return int(np.prod(it.weight_shape)), 1
     if site == "input":
-        return (int(np.prod(it.in_shape)) if layer == 0 else 0), 1
+        return (int(np.prod(program.stored_input_shape)) if layer == 0 else 0), 1
     if site == "feature":
         return int(np.prod(it.out_shape)), 1
     if site == "mac":
-        return int(np.prod(it.conv_shape)), it.steps(program.config.vec)
+        return int(np.prod(it.conv_shape)), arrangement.steps(it, program.config)
     raise ValueError(f"unknown fault site {site!r}; there are {', '.join(SITES)}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.faults.plan import FaultPlan, PlanError
+from host.program import arrangement
 from host.schedule.tiling import Band
 from hw import events
 
@@ -31,7 +32,7 @@ def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Reco
         Index in the plan of the launch's image 0.
     """
     plan.check(launch.program)
-    lanes, vec = launch.program.config.lanes, launch.program.config.vec
+    lanes = launch.program.config.lanes
     found: list[dict[str, list[Records]]] = [{"mac": [], "feature": []} for _ in launch.units]
     parts = {
         (position, site): _here(plan.at(position, site), first_image, launch.batch)
@@ -51,7 +52,7 @@ def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Reco
             part, row = part.where(mine), row[mine]
             if not len(part):
                 continue
-            steps = layer.steps(vec) if site == "mac" else 1
+            steps = arrangement.steps(layer, launch.program.config) if site == "mac" else 1
             group, lane = np.divmod(part.output // (width * height), lanes)
             pixel = (row - first) * width + part.output % width
             plane = group * places.shared[part.image] + places.within[part.image]

@@ -32,7 +32,7 @@ def folded(layer: Layer, vec: int) -> Layer:
         return layer
     how = Fold(channels, width, kw, sx, px)
     shape = (kw * channels, height, fold_columns(how))
-    return replace(layer, in_shape=shape, kernel=(kh, 1), stride=(sy, 1), padding=(py, 0), fold=how)
+    return replace(layer, in_shape=shape, source_channels=(), kernel=(kh, 1), stride=(sy, 1), padding=(py, 0), fold=how)
 
 
 def fold_features(x: npt.NDArray[Scalar], fold: Fold) -> npt.NDArray[Scalar]:

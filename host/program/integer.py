@@ -24,13 +24,15 @@ class LayerOutputs(NamedTuple):
     """Final output, shape (N, M, PH, PW)."""
 
 
-def accumulate(x: Int8, weight: Int8, bias: Int32, stride: tuple[int, int], padding: tuple[int, int]) -> Int32:
+def accumulate(
+    x: Int8, weight: Int8, bias: Int32, stride: tuple[int, int], padding: tuple[int, int], groups: int = 1
+) -> Int32:
     """Convolution with the accumulator starting at the bias, wrapping in 32 bits.
 
     Parameters
     ----------
     x : int8 array, shape (N, C, H, W)
-    weight : int8 array, shape (M, C, KH, KW)
+    weight : int8 array, shape (M, C / groups, KH, KW)
     bias : int32 array, shape (M,)
     stride, padding : (vertical, horizontal)
 
@@ -44,6 +46,7 @@ def accumulate(x: Int8, weight: Int8, bias: Int32, stride: tuple[int, int], padd
         torch.from_numpy(np.ascontiguousarray(weight)).double(),
         stride=stride,
         padding=padding,
+        groups=groups,
     )
     return wrap(sums.numpy().astype(np.int64) + bias.astype(np.int64)[:, None, None])
 
@@ -53,14 +56,16 @@ def wrap(x: npt.NDArray[np.int64]) -> Int32:
     return (x & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
 
-def requantise(acc: Int32, shift: npt.NDArray[np.integer], relu: bool) -> Int8:
-    """`clamp((acc + (1 << (s-1))) >> s, -128, 127)`, ties toward +infinity, then ReLU.
+def requantise(acc: Int32, shift: npt.NDArray[np.integer], relu: bool, upper: int = 127) -> Int8:
+    """`clamp((acc + (1 << (s-1))) >> s, -128, upper)`, ties toward +infinity, then ReLU.
 
     Parameters
     ----------
     acc : int32 array, shape (..., M, H, W)
     shift : integer array, shape (M,), 0 to 31
     relu : bool
+    upper : int
+        Largest output, 0 to 127.
 
     Returns
     -------
@@ -69,15 +74,19 @@ def requantise(acc: Int32, shift: npt.NDArray[np.integer], relu: bool) -> Int8:
     s = np.asarray(shift, np.int64)[:, None, None]
     half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
     low = 0 if relu else -128
-    return np.clip((acc.astype(np.int64) + half) >> s, low, 127).astype(np.int8)
+    return np.clip((acc.astype(np.int64) + half) >> s, low, upper).astype(np.int8)
 
 
 def max_pool(x: Int8, pool: Pool) -> Int8:
     """Max pooling with a border of -infinity; shape (N, M, H, W) to (N, M, PH, PW)."""
     # Every window holds at least one real pixel (pad < kernel), so -128 stands for -infinity.
-    width = ((0, 0), (0, 0), (pool.pad, pool.pad), (pool.pad, pool.pad))
-    padded = np.pad(x, width, constant_values=-128) if pool.pad else x
     rows, columns = pool.out(x.shape[2]), pool.out(x.shape[3])
+    beyond = [
+        max(pool.pad, (windows - 1) * pool.stride + pool.kernel - pool.pad - size)
+        for windows, size in ((rows, x.shape[2]), (columns, x.shape[3]))
+    ]
+    width = ((0, 0), (0, 0), (pool.pad, beyond[0]), (pool.pad, beyond[1]))
+    padded = np.pad(x, width, constant_values=-128) if pool.pad or any(beyond) else x
     result: Int8 | None = None
     for dy in range(pool.kernel):
         for dx in range(pool.kernel):
@@ -94,10 +103,10 @@ def max_pool(x: Int8, pool: Pool) -> Int8:
 
 def finish(acc: Int32, layer: Layer, shift: npt.NDArray[np.integer] | None = None) -> LayerOutputs:
     """Requantise, ReLU and pool a layer's accumulators, shape (N, M, OH, OW)."""
-    conv = requantise(acc, np.asarray(layer.shift if shift is None else shift), layer.relu)
+    conv = requantise(acc, np.asarray(layer.shift if shift is None else shift), layer.relu, layer.upper)
     return LayerOutputs(conv, conv if layer.pool is None else max_pool(conv, layer.pool))
 
 
 def run_layer(x: Int8, weight: Int8, bias: Int32, layer: Layer) -> LayerOutputs:
     """One layer, fault-free, on int8 input of shape (N, *layer.in_shape)."""
-    return finish(accumulate(x, weight, bias, layer.stride, layer.padding), layer)
+    return finish(accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups), layer)

@@ -14,7 +14,7 @@ from safetensors.numpy import save as serialise
 
 from host.compiler.limits import check_layer
 from host.program import fold, quantisation
-from host.program.layers import INPUT, Fold, Layer, Placement, Pool
+from host.program.layers import INPUT, Fold, Layer, Normalisation, Placement, Pool
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
 from hw.config import Config
@@ -23,7 +23,7 @@ Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 
 FORMAT = "redline-program"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class ProgramError(ValueError):
@@ -32,15 +32,15 @@ class ProgramError(ValueError):
 
 @dataclass(frozen=True)
 class Program:
-    """A chain of integer layers with its weights.
+    """A graph of integer layers with its weights.
 
     Attributes
     ----------
     config : Config
         The accelerator it was compiled for.
     layers : tuple of Layer
-        In execution order; `Layer.input` names where each reads from.
-    weights : dict of int8 arrays, shape (M, C, KH, KW)
+        In execution order; `Layer.sources` names where each reads from. The last one's output is the network's.
+    weights : dict of int8 arrays, shape (M, C / groups, KH, KW)
         As the accelerator sees them: folded, for a folded first layer.
     biases : dict of int32 arrays, shape (M,)
         At scale `in_frac + weight_frac`.
@@ -69,15 +69,12 @@ class Program:
             raise ProgramError(
                 "a Program needs at least one layer: compile a network with a convolution or linear layer"
             )
-        previous, shape, frac = INPUT, self.input_shape, self.input_frac
+        known = {INPUT: (self.stored_input_shape, self.input_frac)}
         for layer in self.layers:
+            if layer.name in known:
+                raise ProgramError(f"two layers have the same name ({layer.name!r})")
             check_layer(layer, self.config)
-            expected = shape if layer.fold is None else self._folded_shape(layer.fold)
-            if layer.input != previous or layer.in_shape != expected or layer.in_frac != frac:
-                raise ProgramError(
-                    f"layer {layer.name!r} reads {layer.input!r} as {layer.in_shape} at fraction {layer.in_frac}, "
-                    f"but {previous!r} gives {expected} at {frac}"
-                )
+            self._check_sources(layer, known)
             for kind, tensors, wanted in (
                 (np.int8, self.weights, layer.weight_shape),
                 (np.int32, self.biases, (layer.out_channels,)),
@@ -86,13 +83,50 @@ class Program:
                 if tensor is None or tensor.shape != wanted or tensor.dtype != kind:
                     found = "nothing" if tensor is None else f"{tensor.dtype} of shape {tensor.shape}"
                     raise ProgramError(f"layer {layer.name!r} needs {kind.__name__} of shape {wanted}, found {found}")
-            previous, shape, frac = layer.name, layer.out_shape, layer.out_frac
-        if len({layer.name for layer in self.layers}) != len(self.layers):
-            raise ProgramError("two layers have the same name")
+            known[layer.name] = (layer.out_shape, layer.out_frac)
 
-    def _folded_shape(self, folded: Fold) -> tuple[int, int, int]:
+    def _check_sources(self, layer: Layer, known: dict[str, tuple[tuple[int, int, int], int]]) -> None:
+        """Raise `ProgramError` unless what the layer reads exists, in the shapes and fractions that it expects."""
+        if not layer.sources or len(set(layer.sources)) != len(layer.sources):
+            raise ProgramError(f"layer {layer.name!r} must read one or several different tensors, not {layer.sources}")
+        if layer.fold is not None and (layer != self.layers[0] or self.readers(INPUT) != (layer.name,)):
+            raise ProgramError(f"layer {layer.name!r} is folded, but not the only reader of the network's input")
+        if len(layer.sources) != len(layer.source_channels):
+            raise ProgramError(
+                f"layer {layer.name!r}: {len(layer.sources)} sources, {len(layer.source_channels)} sizes"
+            )
+        c, h, w = layer.in_shape
+        for source, channels in zip(layer.sources, layer.source_channels, strict=True):
+            if source not in known:
+                raise ProgramError(f"layer {layer.name!r} reads {source!r}, which no layer before it gives")
+            shape, frac = known[source]
+            same_frac = frac == layer.in_frac or layer.operator == "add"
+            if shape != (channels, h, w) or not same_frac:
+                raise ProgramError(
+                    f"layer {layer.name!r} reads {source!r} as {(channels, h, w)} at fraction {layer.in_frac}, "
+                    f"but it is {shape} at {frac}"
+                )
+        stacked = sum(layer.source_channels)
+        chosen = range(stacked) if layer.channels is None else layer.channels
+        if len(chosen) != c or (c and not 0 <= min(chosen) <= max(chosen) < stacked):
+            raise ProgramError(f"layer {layer.name!r} takes {c} channels, and chooses {len(chosen)} of {stacked}")
+
+    @property
+    def stored_input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the network's input as the accelerator sees it: folded, if the first layer is."""
+        folded = self.layers[0].fold
+        if folded is None:
+            return self.input_shape
         channels, height, _ = self.input_shape
         return folded.kernel_w * channels, height, fold.fold_columns(folded)
+
+    def readers(self, source: str) -> tuple[str, ...]:
+        """Names of the layers that read a tensor, in execution order."""
+        return tuple(layer.name for layer in self.layers if source in layer.sources)
+
+    def tensor_shape(self, source: str) -> tuple[int, int, int]:
+        """(C, H, W) of a layer's final output, or of the stored input."""
+        return self.stored_input_shape if source == INPUT else self.layer(source).out_shape
 
     # -- looking things up
 
@@ -266,6 +300,10 @@ def quantise_layer(layer: Layer, weight: Any, bias: Any) -> tuple[Int8, Int32]:
                 f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the "
                 "learning rate or restore earlier weights"
             )
+    if layer.constant:
+        raise ProgramError(
+            f"layer {layer.name!r} ({layer.operator}) has constant weights: there is nothing to requantise"
+        )
     m, c, kh, kw = layer.weight_shape
     unfolded = (m, c, kh, kw) if layer.fold is None else (m, layer.fold.channels, kh, layer.fold.kernel_w)
     if w.shape != unfolded and w.shape != (m, int(np.prod(unfolded[1:]))):
@@ -281,7 +319,12 @@ def quantise_layer(layer: Layer, weight: Any, bias: Any) -> tuple[Int8, Int32]:
 
 
 def _layer(entry: dict[str, Any]) -> Layer:
-    pool, folded = entry.pop("pool"), entry.pop("fold")
-    for key in ("in_shape", "kernel", "stride", "padding", "weight_frac"):
-        entry[key] = tuple(entry[key])
-    return Layer(**entry, pool=pool and Pool(**pool), fold=folded and Fold(**folded))
+    pool, folded, normalisation = entry.pop("pool"), entry.pop("fold"), entry.pop("normalisation")
+    for key in ("sources", "source_channels", "in_shape", "kernel", "stride", "padding", "weight_frac", "channels"):
+        entry[key] = entry[key] if entry[key] is None else tuple(entry[key])
+    return Layer(
+        **entry,
+        pool=pool and Pool(**pool),
+        fold=folded and Fold(**folded),
+        normalisation=normalisation and Normalisation(**normalisation),
+    )

@@ -12,13 +12,14 @@ import numpy.typing as npt
 from host.compiler.limits import check_accelerator, feature_words, fits_on_chip, is_fully_connected
 from host.devices.device import DeviceError
 from host.faults.plan import FaultPlan
+from host.program.arrangement import steps
 from host.program.program import Program
 from host.schedule.memory import (
-    INPUT_REGION,
     MemoryMap,
     Region,
     conv_is_separate,
     conv_name,
+    input_name,
     out_name,
     params_name,
     tensor_shape,
@@ -91,13 +92,15 @@ class Launch:
     program : Program
     positions : tuple of int
         The layers, as positions in `program.layers`, in execution order.
+    inputs : dict of int
+        Tensors that the launch reads and does not compute (layers' names, or `INPUT`), with their channels.
     batch : int
     writeback : bool
         Whether every layer's outputs are written to memory, or only what later jobs and the host need.
     units : list of Unit
         One a compute unit that has work; never more than the device has.
     memory : dict of Region
-        `weights/NAME`, `params/NAME`, `input`, `conv/NAME`, `out/NAME`, `descriptors/UNIT`.
+        `weights/NAME`, `params/NAME`, `in/NAME`, `conv/NAME`, `out/NAME`, `descriptors/UNIT`.
     written : tuple of str
         Regions that the launch writes.
     end : int
@@ -114,6 +117,7 @@ class Launch:
 
     program: Program
     positions: tuple[int, ...]
+    inputs: dict[str, int]
     batch: int
     writeback: bool
     units: list[Unit]
@@ -234,7 +238,9 @@ def schedule(
     runs = _split(program, positions, max(shares))
 
     memory = weights_map(program)
-    memory.add(INPUT_REGION, tensor_shape(chain[0].in_shape, batch, config.vec))
+    inputs = _inputs(program, positions)
+    for source in inputs:
+        memory.add(input_name(source), tensor_shape(program.tensor_shape(source), batch, config.vec))
     ends = {run.layers[-1] for run in runs}
     written = []
     for at, layer in zip(positions, chain, strict=True):
@@ -259,6 +265,7 @@ def schedule(
     return Launch(
         program=program,
         positions=positions,
+        inputs=inputs,
         batch=batch,
         writeback=writeback,
         units=built,
@@ -268,6 +275,13 @@ def schedule(
         memory_bytes=memory_bytes,
         max_cycles=max(_cycle_bound(unit.descriptors, config) for unit in built),
     )
+
+
+def _inputs(program: Program, positions: tuple[int, ...]) -> dict[str, int]:
+    """Tensors read from outside these layers, in the order of their first use, with their channels."""
+    own = {program.layers[at].name for at in positions}
+    reads = [source for at in positions for source in program.layers[at].sources if source not in own]
+    return {source: program.tensor_shape(source)[0] for source in reads}
 
 
 def _check_memory(needed: int, available: int, also: str) -> None:
@@ -388,7 +402,7 @@ class _Writer:
     def batched(self, run: _Run, at: int, source: int, first: int, images: int) -> None:
         """A fully connected layer over a chunk: one job, or one an image if its weights do not fit the ring."""
         layer = self.program.layers[run.layers[at]]
-        if layer.steps(self.config.vec) <= self.config.weight_words or images == 1:
+        if steps(layer, self.config) <= self.config.weight_words or images == 1:
             self.job(run, at, source, 0, first, images)
             return
         for i in range(images):
@@ -434,12 +448,13 @@ class _Writer:
         flags |= Flag.SRC_B if buffer else 0
         record["src_base"], record["src_plane"], record["src_image"] = source, rows.in_rows * in_w, words
         record["in_h"], record["in_w"], record["out_h"], record["out_w"] = rows.in_rows, in_w, rows.conv_rows, out_w
+        record["src_tap"], record["src_period"], record["weight_passes"], record["upper"] = in_w, 1, 1, layer.upper
         record["kernel_h"], record["kernel_w"] = layer.kernel
         record["stride_y"], record["stride_x"] = layer.stride
         record["pad_y"], record["pad_x"] = rows.pad_y, layer.padding[1]
         record["groups_in"] = ceil_div(channels, config.vec)
         record["groups_out"] = output_groups(layer.out_channels, config.lanes, config.vec)
-        record["images"], record["steps"] = images, layer.steps(config.vec)
+        record["images"], record["steps"] = images, steps(layer, config)
         record["weight_addr"] = self.memory[weights_name(layer.name)].address
         record["param_addr"] = self.memory[params_name(layer.name)].address
         flags |= Flag.RELU if layer.relu else 0
@@ -471,7 +486,8 @@ class _Writer:
         """Fill in the load of a run's input, or of some rows of one image's; the flags it needs."""
         before = run.layers[0] - 1
         inside = before >= self.segment_start
-        region = self.memory[out_name(self.program.layers[before].name) if inside else INPUT_REGION]
+        source = self.program.layers[run.layers[0]].sources[0]
+        region = self.memory[out_name(source) if inside else input_name(source)]
         record["load_words"] = reads.words
         record["load_addr"] = region.address + first * (region.nbytes // region.shape[0])
         record["load_stride"] = reads.words * self.config.vec

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from host.program.arrangement import weights_shape
 from host.program.layers import Layer
 from host.program.program import Program
 from hw import params
@@ -59,8 +60,9 @@ def out_name(layer: str) -> str:
     return f"out/{layer}"
 
 
-INPUT_REGION = "input"
-"""Region of the tensor that the launch's first layer reads, `[N][C/VEC][H][W][VEC]`."""
+def input_name(source: str) -> str:
+    """Region of a tensor that the launch reads and does not compute itself, `[N][C/VEC][H][W][VEC]`."""
+    return f"in/{source}"
 
 
 def weights_map(program: Program) -> MemoryMap:
@@ -72,8 +74,7 @@ def weights_map(program: Program) -> MemoryMap:
     memory = MemoryMap(config)
     for layer in program.layers:
         groups = output_groups(layer.out_channels, config.lanes, config.vec)
-        groups_in = ceil_div(layer.in_shape[0], config.vec)
-        memory.add(weights_name(layer.name), (groups, groups_in, *layer.kernel, config.lanes, config.vec))
+        memory.add(weights_name(layer.name), weights_shape(layer, config))
         memory.add(params_name(layer.name), (groups, config.lanes), params.PARAM_BYTES)
     return memory
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from host.compiler.limits import CompileError, check_layer
 from host.faults.models import Fault, SoftErrors
 from host.faults.plan import SITE_BITS, SITES, FaultPlan, extents
+from host.program.arrangement import steps
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Pool
 from host.program.program import Program
@@ -171,7 +172,7 @@ def _layer(
     out_frac = int(rng.integers(-2, 9))
     return Layer(
         name=name,
-        input=reads,
+        sources=(reads,),
         in_shape=shape,
         out_channels=channels,
         kernel=kernel,
@@ -197,7 +198,7 @@ def _steps(layer: Layer, config: Config) -> int:
     _, oh, ow = layer.conv_shape
     # Loading, pooling and writing cost about a cycle a word, too.
     words = int(np.prod(layer.in_shape)) + int(np.prod(layer.out_shape))
-    return output_groups(layer.out_channels, config.lanes, config.vec) * oh * ow * layer.steps(config.vec) + ceil_div(
+    return output_groups(layer.out_channels, config.lanes, config.vec) * oh * ow * steps(layer, config) + ceil_div(
         words, config.vec
     )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from host.program.arrangement import arrange, arrange_features, pack_weights
 from host.program.integer import max_pool, wrap
 from host.program.layers import Layer
 from host.schedule.launch import Job, Unit
-from hw import layout
 from hw.config import Config
 
 Int8 = npt.NDArray[np.int8]
@@ -100,23 +100,24 @@ def expected_job(
     config : Config
     """
     job, vec, lanes = unit.jobs[number], config.vec, config.lanes
-    features = layout.reorder_features(x[job.first : job.first + job.images], vec)
+    features = arrange_features(x[job.first : job.first + job.images], layer, config)
     (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
     oh, ow = job.band.conv_rows, layer.conv_shape[2]
-    groups_in = features.shape[1]
-    steps = groups_in * kh * kw
+    how = arrange(layer, config)
+    steps = how.span * kh * kw
     # Room for every window, whether or not it reaches beyond the padding.
     features = np.pad(features, ((0, 0), (0, 0), (py, kh + sy), (px, kw + sx), (0, 0)))
-    z, ky, kx = (a.reshape(-1) for a in np.meshgrid(range(groups_in), range(kh), range(kw), indexing="ij"))
+    z, ky, kx = (a.reshape(-1) for a in np.meshgrid(range(how.span), range(kh), range(kw), indexing="ij"))
     rows = (job.band.conv_first + np.arange(oh))[:, None] * sy + ky
     columns = np.arange(ow)[:, None] * sx + kx
-    # (images, OH, OW, steps, VEC)
-    patches = features[:, z, rows[:, None, :], columns[None, :, :]]
+    # (groups, images, OH, OW, steps, VEC)
+    planes = [first + z for first in how.first]
+    patches = np.stack([features[:, here, rows[:, None, :], columns[None, :, :]] for here in planes])
 
-    blocks = layout.reorder_weights(weight, lanes, vec)
+    blocks = pack_weights(weight, layer, config)
     groups = len(blocks)
     taps = blocks.reshape(groups, steps, lanes, vec)
-    sums = np.einsum("nyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
+    sums = np.einsum("gnyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
     start = np.zeros(groups * lanes, np.int64)
     start[: len(bias)] = bias
     acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
@@ -133,7 +134,7 @@ def expected_job(
     s[: len(shift)] = shift
     s = s.reshape(groups, 1, 1, 1, lanes)
     half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    conv = np.clip((final + half) >> s, 0 if layer.relu else -128, 127).astype(np.int8)
+    conv = np.clip((final + half) >> s, 0 if layer.relu else -128, layer.upper).astype(np.int8)
     out = conv
     if layer.pool is not None:
         nchw = conv.transpose(0, 1, 4, 2, 3).reshape(groups * job.images, lanes, oh, ow)
@@ -147,7 +148,7 @@ def expected_job(
     return Expected(
         layer=layer,
         job=job,
-        features=np.broadcast_to(patches, (*shape, vec)).reshape(-1, vec),
+        features=patches.reshape(-1, vec),
         weights=np.broadcast_to(taps[:, None, None, None], (*shape, lanes, vec)).reshape(-1, lanes, vec),
         acc=acc.astype(np.int32),
         requant=np.ascontiguousarray(conv).reshape(-1, lanes),

@@ -14,6 +14,7 @@ from host.devices import registry as factory
 from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.devices.runtime import Runtime
 from host.faults.models import Fault
+from host.program.arrangement import gather, unpack_weights
 from host.schedule import memory
 from host.schedule.launch import Launch
 from host.verification.cases import CONFIGS, Case, random_case
@@ -178,7 +179,7 @@ class Witness(Runtime):
             region = launch.memory[name]
             self.device.write(region.address, np.full(region.nbytes, POISON, np.uint8))
         report = super()._execute(launch)
-        used = {memory.INPUT_REGION, *launch.written}
+        used = {*(memory.input_name(source) for source in launch.inputs), *launch.written}
         for name in launch.layers:
             used |= {memory.weights_name(name), memory.params_name(name)}
         regions = {
@@ -349,17 +350,20 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
     inputs: dict[int, Int8] = {}
     for at in launch.positions:
         layer = launch.program.layers[at]
-        name = memory.INPUT_REGION if at == launch.positions[0] else memory.out_name(launch.program.layers[at - 1].name)
-        region = everything.launch.memory[name]
-        tensor = everything.regions[name].view(np.int8).reshape(region.shape)
-        inputs[at] = layout.recover_features(tensor, layer.in_shape[0])
+        tensors = {}
+        for source, channels in zip(layer.sources, layer.source_channels, strict=True):
+            name = memory.input_name(source) if source in launch.inputs else memory.out_name(source)
+            region = everything.launch.memory[name]
+            tensor = everything.regions[name].view(np.int8).reshape(region.shape)
+            tensors[source] = layout.recover_features(tensor, channels)
+        inputs[at] = gather(tensors, layer)
     jobs = []
     unit = launch.units[0]
     for number, job in enumerate(unit.jobs):
         layer = launch.program.layers[job.layer]
         region = launch.memory[memory.weights_name(layer.name)]
         stored = snapshot.regions[memory.weights_name(layer.name)].view(np.int8).reshape(region.shape)
-        weight = layout.recover_weights(stored, layer.out_channels, layer.in_shape[0])
+        weight = unpack_weights(stored, layer, config)
         records = snapshot.regions[memory.params_name(layer.name)].view(params.DTYPE)[: layer.out_channels]
         jobs.append(
             expected_job(

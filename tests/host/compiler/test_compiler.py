@@ -17,6 +17,7 @@ from host.compiler.limits import CompileError
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.models import lenet5
+from host.program.arrangement import steps
 from host.program.fold import fold_columns, fold_features, fold_weights, folded, unfold_weights, worth_folding
 from host.program.integer import accumulate
 from host.program.layers import Fold, Pool
@@ -213,7 +214,7 @@ def test_only_layers_that_gain_are_folded() -> None:
     assert not worth_folding(7, 2, 8)
     images = torch.rand(4, 1, 28, 28)
     tight, plain = (compile_network(lenet5(), CONFIG, calibrate=images, fold=f) for f in (True, False))
-    assert (tight.layers[0].steps(8), plain.layers[0].steps(8)) == (5, 25)
+    assert (steps(tight.layers[0], CONFIG), steps(plain.layers[0], CONFIG)) == (5, 25)
     assert plain.layers[0].fold is None
 
 

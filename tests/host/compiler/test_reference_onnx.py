@@ -134,8 +134,8 @@ def test_layers_equal_onnx_qlinear_conv_except_on_listed_ties(seed: int) -> None
     m, in_frac, out_frac = int(rng.integers(1, 12)), int(rng.integers(0, 8)), int(rng.integers(0, 8))
     shift = rng.integers(2, 12, m)
     layer = Layer(
-        name="l", input="input", in_shape=shape, out_channels=m, kernel=kernel, stride=(1, int(rng.integers(1, 3))),
-        padding=(kernel[0] - 1, 0), relu=False, pool=None, in_frac=in_frac,
+        name="l", sources=("input",), in_shape=shape, out_channels=m, kernel=kernel,
+        stride=(1, int(rng.integers(1, 3))), padding=(kernel[0] - 1, 0), relu=False, pool=None, in_frac=in_frac,
         weight_frac=tuple(int(s) - in_frac + out_frac for s in shift), out_frac=out_frac,
     )  # fmt: skip
     kinds = ("random", "extremes", "sparse")

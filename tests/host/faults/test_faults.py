@@ -238,20 +238,20 @@ def test_prefix_walk_equals_a_loop_over_steps(rate: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = random_case(seed, 0, configs=(CONFIGS[2],))
     layer = replace(
-        case.program.layers[0], name="l", in_shape=(11, 4, 5), out_channels=3, kernel=(2, 3), stride=(1, 2),
+        case.program.layers[0], name="l", in_shape=(11, 4, 5), source_channels=(), out_channels=3, kernel=(2, 3), stride=(1, 2),
         padding=(1, 2), pool=None, fold=None, in_frac=0, out_frac=0, weight_frac=(8, 8, 8), placement="accelerator",
     )  # fmt: skip
     x = rng.integers(-128, 128, (2, *layer.in_shape)).astype(np.int8)
     w = rng.integers(-128, 128, layer.weight_shape).astype(np.int8)
     bias = np.array([2**31 - 1, -(2**31), 5], np.int32)
     shape = layer.conv_shape
-    program = Program(Config(), (replace(layer, input="input"),), {"l": w}, {"l": bias}, layer.in_shape, 0)
+    program = Program(Config(), (replace(layer, sources=("input",)),), {"l": w}, {"l": bias}, layer.in_shape, 0)
     plan = SoftErrors(rate, per="mac").draw(program, 0, 2, seed)
     # Several bits in one accumulator after one step, too.
     extra = rng.integers(0, np.prod(shape), 20)
     plan = plan + FaultPlan.of(("l",), 1, 0, 3, np.repeat(extra, 3), 4, rng.integers(0, 32, 60))
     acc = accumulate(x, w, bias, layer.stride, layer.padding)
-    apply_mac_faults(acc, x, w, bias, layer, plan, 8)
+    apply_mac_faults(acc, x, w, bias, layer, plan, Config(vec=8))
     assert np.array_equal(acc, stepwise(x, w, bias, layer, plan, 8))
 
 

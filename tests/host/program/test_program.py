@@ -66,8 +66,8 @@ def test_files_of_another_kind_or_version_are_refused(program: Program, tmp_path
     path = tmp_path / "p"
     program.save(path)
     raw = path.read_bytes()
-    path.write_bytes(raw.replace(b'"version":"1"', b'"version":"9"'))
-    with pytest.raises(ProgramError, match="version 9, this Redline reads 1"):
+    path.write_bytes(raw.replace(b'"version":"2"', b'"version":"9"'))
+    with pytest.raises(ProgramError, match="version 9, this Redline reads 2"):
         Program.load(path)
     path.write_bytes(raw.replace(b"redline-program", b"redline-problem"))
     with pytest.raises(ProgramError, match="not a redline-program file"):

@@ -42,7 +42,7 @@ def program(network: str, config: Config) -> Program:
             linear = isinstance(module, nn.Linear)
             made = Layer(
                 name=f"layer{len(layers)}",
-                input=layers[-1].name if layers else INPUT,
+                sources=(layers[-1].name if layers else INPUT,),
                 in_shape=shape,
                 out_channels=len(module.weight),
                 kernel=shape[1:] if linear else module.kernel_size,  # type: ignore[arg-type]

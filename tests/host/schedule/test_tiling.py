@@ -17,6 +17,7 @@ from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
 from host.faults.plan import SITES, FaultPlan
+from host.program.arrangement import steps
 from host.program.layers import INPUT, Layer, Pool
 from host.program.program import Program
 from host.schedule import memory
@@ -58,8 +59,8 @@ def tiled(case: Case) -> bool:
 
 def layer(pool: Pool | None, **changed: object) -> Layer:
     plain = Layer(
-        name="conv", input=INPUT, in_shape=(6, 13, 7), out_channels=5, kernel=(3, 3), stride=(1, 1), padding=(1, 1),
-        relu=False, pool=pool, in_frac=7, weight_frac=(7,) * 5, out_frac=4,
+        name="conv", sources=(INPUT,), in_shape=(6, 13, 7), out_channels=5, kernel=(3, 3), stride=(1, 1),
+        padding=(1, 1), relu=False, pool=pool, in_frac=7, weight_frac=(7,) * 5, out_frac=4,
     )  # fmt: skip
     return replace(plain, **changed)  # type: ignore[arg-type]
 
@@ -119,7 +120,7 @@ def test_every_flip_of_every_output_lands_wherever_it_is_computed(pool: Pool | N
     rng = np.random.default_rng(2)
     where = np.concatenate([outputs, outputs])
     image = np.repeat([5, 6], len(outputs))
-    step = rng.integers(0, program.layers[0].steps(4), len(where))
+    step = rng.integers(0, steps(program.layers[0], program.config), len(where))
     site = np.full(len(where), SITES.index("mac"))
     bit = rng.integers(8, 20, len(where))
     mac = FaultPlan(program.names, image, np.zeros_like(image), site, where, step, bit)
