@@ -44,7 +44,7 @@ class MacArray(wiring.Component):
     valid : In(1), flags : In(step_flags)
         A step; its operands are at `features`, `weights` in the same cycle.
     features : In(8*VEC), weights : In(8*LANES*VEC)
-    relu : In(1)
+    relu : In(1), upper : In(7)
         Constant within a job.
     params : In(group_params), params_taken : Out(1)
         Parameters of the next output group, and the cycle in which they are taken.
@@ -65,6 +65,7 @@ class MacArray(wiring.Component):
             "features": In(8 * config.vec),
             "weights": In(8 * config.lanes * config.vec),
             "relu": In(1),
+            "upper": In(7),
             "params": In(group_params(config)),
             "params_taken": Out(1),
             "output_valid": Out(1),
@@ -135,6 +136,7 @@ class MacArray(wiring.Component):
                 requantise.shift.eq(shift),
                 requantise.valid.eq(output_valid),
                 requantise.relu.eq(self.relu),
+                requantise.upper.eq(self.upper),
                 self.output.word_select(index, 8).eq(requantise.result),
             ]
             if config.saboteur:

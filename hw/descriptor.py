@@ -47,14 +47,20 @@ FIELDS = (
     Field("groups_out", 16, "channel groups of LANES computed"),
     Field("images", 16, "images that share this job's weights"),
     Field("steps", 32, "groups_in * kernel_h * kernel_w"),
+    # -- features that output groups do not share (grouped convolution), and kernel rows that are not image rows (addition)
+    Field("src_step", 32, "words added to the source's first word after every `src_period` output groups"),
+    Field("src_tap", 32, "words from one kernel row to the next; `in_w`, but for an addition: the other operand"),
+    Field("src_period", 16, "output groups that read the same channel groups, at least 1"),
+    Field("reserved0", 16, "zero"),
     # -- weights
+    Field("weight_passes", 32, "times each group's weights are fetched: 1, or with STREAM images * out_h * out_w"),
     Field("weight_addr", 64, "byte address of [M/LANES][C/VEC][KH][KW][LANES][VEC]; aligned to one weight word"),
     Field("param_addr", 64, "byte address of [M/LANES][LANES] parameter records; aligned to one group's records"),
     # -- pooling
     Field("pool_kernel", 8, "window edge, 1 to 3"),
     Field("pool_stride", 8, "window step, 1 to 3"),
     Field("pool_pad", 8, "border of -infinity on every side, less than the kernel"),
-    Field("reserved0", 8, "zero"),
+    Field("upper", 8, "largest output, 0 to 127: the saturation, or lower for ReLU6"),
     Field("pool_h", 16, "pooled rows (equals out_h without POOL)"),
     Field("pool_w", 16, "pooled columns (equals out_w without POOL)"),
     # -- results to the on-chip destination buffer (if STORE)
@@ -95,6 +101,11 @@ class Flag:
     """Write the convolution's output (requantised, after ReLU, before pooling) to memory."""
     WRITE_POOL = 1 << 8
     """Write the job's final output to memory."""
+    LOAD_ONLY = 1 << 9
+    """Load features and do nothing else: what the next job reads is gathered from several places. Such a job is not
+    counted as one that computes: the load after it may overlap the computing of the job before it."""
+    STREAM = 1 << 10
+    """Weights are used once and fetched again for every output: the group's do not fit the ring."""
 
 
 def _numpy_dtype() -> np.dtype:

@@ -10,7 +10,7 @@ from hw.lane import ACCUMULATOR_BITS
 
 
 class Requantise(wiring.Component):
-    """`clamp((acc + (1 << (shift-1))) >> shift, -128, 127)`, then ReLU: round, shift coarse, shift fine, saturate.
+    """`clamp((acc + (1 << (shift-1))) >> shift, -128, upper)`, then ReLU: round, shift coarse, shift fine, saturate.
 
     Attributes
     ----------
@@ -24,8 +24,8 @@ class Requantise(wiring.Component):
         Aligned with `accumulator`.
     valid : In(4)
         Bit i: stage i takes a new value in this cycle.
-    relu : In(1)
-        Constant while values are in flight.
+    relu : In(1), upper : In(7)
+        Lowest result is 0; highest result. Constant while values are in flight.
     result : Out(signed 8)
     """
 
@@ -38,6 +38,7 @@ class Requantise(wiring.Component):
                 "shift": In(5),
                 "valid": In(4),
                 "relu": In(1),
+                "upper": In(7),
                 "result": Out(signed(8)),
             }
         )
@@ -68,8 +69,8 @@ class Requantise(wiring.Component):
         low = Signal(signed(8))
         m.d.comb += low.eq(Mux(self.relu, 0, -128))
         with m.If(self.valid[3]):
-            with m.If(fine > 127):
-                m.d.sync += self.result.eq(127)
+            with m.If(fine > self.upper):
+                m.d.sync += self.result.eq(self.upper)
             with m.Elif(fine < low):
                 m.d.sync += self.result.eq(low)
             with m.Else():

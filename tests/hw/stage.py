@@ -119,7 +119,7 @@ def wrap32(value: int) -> int:
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-def requantised(accumulator: int, shift: int, relu: bool) -> int:
+def requantised(accumulator: int, shift: int, relu: bool, upper: int) -> int:
     """The contract's requantisation in exact integers."""
     half = 1 << shift - 1 if shift else 0
-    return min(max((accumulator + half) >> shift, 0 if relu else -128), 127)
+    return min(max((accumulator + half) >> shift, 0 if relu else -128), upper)

@@ -36,7 +36,7 @@ async def follows_the_golden_model(dut: Any) -> None:
     """Random outputs of random length; checks every output, when it comes, and the use of parameters and masks."""
     config, pause, rng = in_bench()
     lanes, vec = config.lanes, config.vec
-    relu = rng.random() < 0.5
+    relu, upper = rng.random() < 0.5, rng.choice((127, rng.randrange(128)))
     steps: list[tuple[int, list[int], list[int]]] = []
     groups: list[int] = []  # bit patterns of parameters
     masks: list[int] = []
@@ -63,9 +63,9 @@ async def follows_the_golden_model(dut: Any) -> None:
                     own = weights[lane * vec : (lane + 1) * vec]
                     total = 0 if flags & PADDING else sum(f * w for f, w in zip(features, own, strict=True))
                     accumulators[lane] = wrap32(wrap32(accumulators[lane] + total) ^ mask[lane])
-            expected.append([requantised(a, s, relu) for a, s in zip(accumulators, shift, strict=True)])
+            expected.append([requantised(a, s, relu, upper) for a, s in zip(accumulators, shift, strict=True)])
 
-    dut.valid.value, dut.relu.value = 0, int(relu)
+    dut.valid.value, dut.relu.value, dut.upper.value = 0, int(relu), upper
     dut.params.value, dut.flips.value = groups[0], masks[0] if masks else 0
     await start(dut)
     delay = MacArray(config).delay

@@ -17,21 +17,21 @@ from tests.hw.stage import WIDE, requantised, run_stage
 EXTREMES = (0, 1, -1, 127, 128, -128, -129, 2**31 - 1, -(2**31), 2**30, 63, 64, -64, -65)
 
 
-@pytest.mark.parametrize("relu", [0, 1])
-def test_requantises_every_shift_exactly_and_saturates_at_both_ends(relu: int) -> None:
-    run_stage(lambda _: Requantise(), WIDE, "tests.hw.test_requantise", 0, RELU=relu)
+@pytest.mark.parametrize(("relu", "upper"), [(0, 127), (1, 127), (1, 96), (0, 0)])
+def test_requantises_every_shift_exactly_and_saturates_at_both_ends(relu: int, upper: int) -> None:
+    run_stage(lambda _: Requantise(), WIDE, "tests.hw.test_requantise", 0, RELU=relu, UPPER=upper)
 
 
 @cocotb.test()
 async def follows_the_formula(dut: Any) -> None:
     """A new value every cycle."""
-    relu = bool(int(os.environ["RELU"]))
-    dut.valid.value, dut.relu.value = 0b1111, int(relu)
+    relu, upper = bool(int(os.environ["RELU"])), int(os.environ["UPPER"])
+    dut.valid.value, dut.relu.value, dut.upper.value = 0b1111, int(relu), upper
     await start(dut)
     cases = [(value, shift) for shift in range(32) for value in EXTREMES]
     cases += [(half + end, shift) for shift in range(1, 25) for half in (1 << shift - 1,) for end in (-1, 0, 1)]
     cases += [(random.randrange(-(2**31), 2**31) >> random.randrange(24), random.randrange(32)) for _ in range(2000)]
-    expected = [requantised(value, shift, relu) for value, shift in cases]
+    expected = [requantised(value, shift, relu, upper) for value, shift in cases]
     got = []
     for cycle in range(len(cases) + Requantise.delay):
         value, shift = cases[min(cycle, len(cases) - 1)]
