@@ -440,6 +440,8 @@ class _Writer:
         record["groups_in"] = ceil_div(channels, config.vec)
         record["groups_out"] = output_groups(layer.out_channels, config.lanes, config.vec)
         record["images"], record["steps"] = images, layer.steps(config.vec)
+        record["src_tap"], record["src_period"] = in_w, 1
+        record["weight_passes"], record["upper"] = 1, 127
         record["weight_addr"] = self.memory[weights_name(layer.name)].address
         record["param_addr"] = self.memory[params_name(layer.name)].address
         flags |= Flag.RELU if layer.relu else 0
