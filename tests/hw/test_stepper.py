@@ -39,8 +39,9 @@ def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
                                 inside = 0 <= y < g["in_h"] and 0 <= x < g["in_w"]
                                 flags = FIRST * (step == 0) | LAST * (step == per_group - 1) | PADDING * (not inside)
                                 flags |= GROUP * (step == image == oy == ox == 0)
-                                plane = g["src_base"] + image * g["src_image"] + z * g["src_plane"]
-                                address = plane + y * g["in_w"] + x if inside else None
+                                base = g["src_base"] + group // g["src_period"] * g["src_step"]
+                                plane = base + image * g["src_image"] + z * g["src_plane"]
+                                address = (plane + y * g["in_w"] + x) % g["words"] if inside else None
                                 steps.append((flags, address, group * per_group + step))
                                 step += 1
     return steps
@@ -76,13 +77,15 @@ async def follows_the_loop_nest(dut: Any) -> None:
             "pad_y": pad_y,
             "pad_x": pad_x,
             "groups_in": groups_in,
-            "groups_out": rng.randrange(1, 3),
+            "groups_out": rng.randrange(1, 6),
             "images": rng.randrange(1, 3),
             "src_base": rng.randrange(9),
             "src_plane": in_h * in_w,
             "src_image": groups_in * in_h * in_w + rng.randrange(3),
+            "src_step": rng.choice((0, in_h * in_w, rng.randrange(2**32))),
+            "src_period": rng.randrange(1, 4),
         }
-        expected = walk(geometry)
+        expected = walk({**geometry, "words": config.feature_words})
         per_group = groups_in * kernel_h * kernel_w
         outputs = len(expected) // per_group // geometry["groups_out"]
         dut.job.value = job(**geometry)
