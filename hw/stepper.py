@@ -110,7 +110,7 @@ class Stepper(wiring.Component):
         own_picture, sharing = Signal(address, reset_less=True), Signal(16, reset_less=True)
         last_sharing = Signal()
         m.d.comb += [
-            next_row_of_taps.eq(row_of_taps + job.in_w),
+            next_row_of_taps.eq(row_of_taps + job.src_tap),
             next_plane.eq(plane + job.src_plane),
             next_pixel.eq(pixel + job.stride_x),
             next_row.eq(row + row_step),

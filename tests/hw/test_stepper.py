@@ -41,7 +41,8 @@ def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
                                 flags |= GROUP * (step == image == oy == ox == 0)
                                 base = g["src_base"] + group // g["src_period"] * g["src_step"]
                                 plane = base + image * g["src_image"] + z * g["src_plane"]
-                                address = (plane + y * g["in_w"] + x) % g["words"] if inside else None
+                                row = (oy * g["stride_y"] - g["pad_y"]) * g["in_w"] + ky * g["src_tap"]
+                                address = (plane + row + x) % g["words"] if inside else None
                                 steps.append((flags, address, group * per_group + step))
                                 step += 1
     return steps
@@ -82,6 +83,7 @@ async def follows_the_loop_nest(dut: Any) -> None:
             "src_base": rng.randrange(9),
             "src_plane": in_h * in_w,
             "src_image": groups_in * in_h * in_w + rng.randrange(3),
+            "src_tap": rng.choice((in_w, rng.randrange(2**32))),
             "src_step": rng.choice((0, in_h * in_w, rng.randrange(2**32))),
             "src_period": rng.randrange(1, 4),
         }
