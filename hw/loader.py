@@ -107,7 +107,7 @@ class FeatureLoader(wiring.Component):
 
 
 class WeightLoader(wiring.Component):
-    """Streams a job's weight words, group after group, into the ring.
+    """Streams a job's weight words, group after group, into the ring: each group `weight_passes` times in a row.
 
     Members
     -------
@@ -143,6 +143,7 @@ class WeightLoader(wiring.Component):
         m.submodules.reader = reader = axi.BurstReader(config, longest, self._room_bits)
         addr = Signal(axi.ADDRESS_BITS, reset_less=True)
         group_beats, groups = Signal(32, reset_less=True), Signal(16)
+        passes, passes_left = Signal(32, reset_less=True), Signal(32, reset_less=True)
         m.d.comb += [
             self.start.ready.eq(groups == 0),
             reader.start.valid.eq(groups != 0),
@@ -161,12 +162,17 @@ class WeightLoader(wiring.Component):
                 addr.eq(job.weight_addr),
                 group_beats.eq(job.steps << exact_log2(self._beats_per_word)),
                 groups.eq(job.groups_out),
+                passes.eq(job.weight_passes),
+                passes_left.eq(job.weight_passes),
             ]
         with m.If(reader.start.valid & reader.start.ready):
-            m.d.sync += [
-                groups.eq(groups - 1),
-                addr.eq(addr + (group_beats << exact_log2(config.port_bytes))),
-            ]
+            m.d.sync += passes_left.eq(passes_left - 1)
+            with m.If(passes_left == 1):
+                m.d.sync += [
+                    passes_left.eq(passes),
+                    groups.eq(groups - 1),
+                    addr.eq(addr + (group_beats << exact_log2(config.port_bytes))),
+                ]
         return m
 
 

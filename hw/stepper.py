@@ -125,12 +125,13 @@ class Stepper(wiring.Component):
         inside = Signal()
         m.d.comb += inside.eq((y.as_unsigned() < job.in_h) & (x.as_unsigned() < job.in_w))
 
-        # Weight words: a group's words are read again for every output, and given up during its last.
+        # Weight words: a group's words are read again for every output, and given up during its last. A stream of
+        # weights has a copy for every output.
         group_ptr = Signal(ring_pointer(config), reset_less=True)
-        in_last_output = Signal()
+        last_use = Signal()
         m.d.comb += [
-            in_last_output.eq(last["ox"] & last["oy"] & last["image"]),
-            self.keep_ptr.eq(Mux(in_last_output & ~self.done, self.weight_ptr, group_ptr)),
+            last_use.eq((last["ox"] & last["oy"] & last["image"]) | (job.flags & descriptor.Flag.STREAM).any()),
+            self.keep_ptr.eq(Mux(last_use & ~self.done, self.weight_ptr, group_ptr)),
         ]
 
         running, priming, ready = Signal(), Signal(), Signal()
@@ -171,7 +172,10 @@ class Stepper(wiring.Component):
             with m.If(last_step):
                 m.d.sync += [z.eq(0), ox.eq(ox + 1), left.eq(left + job.stride_x), x.eq(left + job.stride_x)]
                 m.d.sync += Cat(tap, row_of_taps, plane, pixel).eq(next_pixel.replicate(4))
-                m.d.sync += self.weight_ptr.eq(group_ptr)
+                with m.If(last_use):
+                    m.d.sync += group_ptr.eq(self.weight_ptr + 1)
+                with m.Else():
+                    m.d.sync += self.weight_ptr.eq(group_ptr)
                 with m.If(last["ox"]):
                     m.d.sync += [ox.eq(0), oy.eq(oy + 1)]
                     m.d.sync += [left.eq(-job.pad_x), x.eq(-job.pad_x)]
@@ -184,7 +188,6 @@ class Stepper(wiring.Component):
                             m.d.sync += [image.eq(0), group.eq(group + 1)]
                             m.d.sync += [sharing.eq(Mux(last_sharing, 0, sharing + 1)), own_picture.eq(next_group)]
                             m.d.sync += Cat(tap, row_of_taps, plane, pixel, row, picture).eq(next_group.replicate(6))
-                            m.d.sync += [self.weight_ptr.eq(self.weight_ptr + 1), group_ptr.eq(self.weight_ptr + 1)]
                             with m.If(last["group"]):
                                 m.d.sync += [running.eq(0), self.done.eq(1)]
 

@@ -81,12 +81,20 @@ async def streams_groups(dut: Any) -> None:
                 free += 1
 
     cocotb.start_soon(account())
-    jobs = [(rng.randrange(1, 4), rng.randrange(1, 12), word_bytes * rng.randrange(1, 100)) for _ in range(6)]
-    starts = [job(groups_out=groups, steps=steps, weight_addr=addr) for groups, steps, addr in jobs]
+    jobs = [
+        (rng.randrange(1, 4), rng.randrange(1, 12), word_bytes * rng.randrange(1, 100), rng.choice((1, 1, 2, 5)))
+        for _ in range(6)
+    ]
+    starts = [
+        job(groups_out=groups, steps=steps, weight_addr=addr, weight_passes=passes)
+        for groups, steps, addr, passes in jobs
+    ]
     expected = [
         int.from_bytes(memory[at : at + config.port_bytes], "little")
-        for groups, steps, addr in jobs
-        for at in range(addr, addr + groups * steps * word_bytes, config.port_bytes)
+        for groups, steps, addr, passes in jobs
+        for first in range(addr, addr + groups * steps * word_bytes, steps * word_bytes)
+        for _ in range(passes)
+        for at in range(first, first + steps * word_bytes, config.port_bytes)
     ]
     cocotb.start_soon(stream_put(dut, "start", starts, rng=random.Random(rng.random()), pause=pause))
     assert await stream_get(dut, "fill", len(expected)) == expected
