@@ -8,12 +8,13 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import Config
 from hw.lane import ACCUMULATOR_BITS, FEATURE_BITS, Lane, sum_delay
-from hw.requantise import Requantise
+from hw.requantise import Requantise, requantise_delay
 
 
 def group_params(config: Config) -> data.ArrayLayout:
     """Layout of one output group's parameters: bias and shift of each lane."""
-    return data.ArrayLayout(data.StructLayout({"bias": signed(ACCUMULATOR_BITS), "shift": 5}), config.lanes)
+    bias = 8 if config.arithmetic == "pipecnn" else ACCUMULATOR_BITS
+    return data.ArrayLayout(data.StructLayout({"bias": signed(bias), "shift": 5}), config.lanes)
 
 
 def step_flags(config: Config) -> data.StructLayout:
@@ -58,7 +59,9 @@ class MacArray(wiring.Component):
     def __init__(self, config: Config) -> None:
         self._config = config
         self._sum_delay = 1 + sum_delay(config.vec)  # operand register, then the lane
-        self.delay = self._sum_delay + 1 + Requantise.delay
+        self._pipecnn = config.arithmetic == "pipecnn"
+        self._requantise_delay = requantise_delay(pipecnn=self._pipecnn)
+        self.delay = self._sum_delay + 1 + self._requantise_delay
         members = {
             "valid": In(1),
             "flags": In(step_flags(config)),
@@ -112,7 +115,7 @@ class MacArray(wiring.Component):
             m.d.sync += params.eq(self.params)
 
         accumulate, at_sum = valid[-1], flags[-1]
-        output_valid = Signal(1 + Requantise.delay)
+        output_valid = Signal(1 + self._requantise_delay)
         m.d.sync += output_valid.eq(Cat(accumulate & at_sum.last, output_valid))
         m.d.comb += self.output_valid.eq(output_valid[-1])
         if config.saboteur:
@@ -120,7 +123,7 @@ class MacArray(wiring.Component):
 
         for index in range(config.lanes):
             lane = Lane(config.vec, saboteur=config.saboteur)
-            requantise = Requantise()
+            requantise = Requantise(pipecnn=self._pipecnn)
             m.submodules[f"lane_{index}"] = lane
             m.submodules[f"requantise_{index}"] = requantise
             shift = Signal(5, name=f"shift_{index}", reset_less=True)
@@ -129,7 +132,7 @@ class MacArray(wiring.Component):
             m.d.comb += [
                 lane.features.eq(multiplicands.as_value()),
                 lane.weights.eq(weights.word_select(index, 8 * config.vec)),
-                lane.bias.eq(params[index].bias),
+                lane.bias.eq(0 if self._pipecnn else params[index].bias),
                 lane.accumulate.eq(accumulate),
                 lane.first.eq(at_sum.first),
                 requantise.accumulator.eq(lane.accumulator),
@@ -139,6 +142,11 @@ class MacArray(wiring.Component):
                 requantise.upper.eq(self.upper),
                 self.output.word_select(index, 8).eq(requantise.result),
             ]
+            if self._pipecnn:
+                bias = Signal(signed(8), name=f"bias_{index}", reset_less=True)
+                with m.If(accumulate):
+                    m.d.sync += bias.eq(params[index].bias)
+                m.d.comb += requantise.bias.eq(bias)
             if config.saboteur:
                 mask = self.flips.word_select(index, ACCUMULATOR_BITS)
                 m.d.comb += lane.flip.eq(Mux(self.flips_taken, mask, Const(0)))

@@ -47,7 +47,7 @@ FIELDS = (
     Field("groups_out", 16, "channel groups of LANES computed"),
     Field("images", 16, "images that share this job's weights"),
     Field("steps", 32, "groups_in * kernel_h * kernel_w"),
-    # -- features that output groups do not share (grouped convolution), and kernel rows that are not image rows (addition)
+    # -- features that output groups do not share (grouped convolution), kernel rows that are not image rows (addition)
     Field("src_step", 32, "words added to the source's first word after every `src_period` output groups"),
     Field("src_tap", 32, "words from one kernel row to the next; `in_w`, but for an addition: the other operand"),
     Field("src_period", 16, "output groups that read the same channel groups, at least 1"),

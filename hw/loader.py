@@ -12,7 +12,6 @@ from hw import axi, descriptor, params
 from hw.array import group_params
 from hw.buffers import beats_per_word, feature_write
 from hw.config import Config
-from hw.lane import ACCUMULATOR_BITS
 
 PARAM_GROUPS = 4
 """Output groups whose parameters are held ahead of the array."""
@@ -208,7 +207,7 @@ class ParamLoader(wiring.Component):
         job = self.start.payload
         group_beats = config.lanes * params.PARAM_BYTES // config.port_bytes
         m.submodules.reader = reader = axi.BurstReader(config, min(group_beats, axi.MAX_BEATS), 9)
-        m.submodules.queue = queue = SyncFIFOBuffered(width=config.lanes * (ACCUMULATOR_BITS + 5), depth=PARAM_GROUPS)
+        m.submodules.queue = queue = SyncFIFOBuffered(width=group_params(config).size, depth=PARAM_GROUPS)
         free = Signal(range(PARAM_GROUPS + 1), init=PARAM_GROUPS)  # groups not asked for
         addr, groups = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(16)
         asked = Signal()

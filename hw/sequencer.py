@@ -11,7 +11,7 @@ from hw.config import Config
 
 
 class Sequencer(wiring.Component):
-    """A three-stage pipeline of descriptors: fetched, loading, computing. With LOAD_ONLY, a job ends when it has loaded.
+    """A three-stage pipeline of descriptors: fetched, loading, computing. A LOAD_ONLY job ends when it has loaded.
 
     Members
     -------

@@ -17,7 +17,7 @@ from hw.axi import BOUNDARY
 from hw.config import Config
 from hw.loader import FeatureLoader, ParamLoader, WeightLoader
 from sim.streams import start, stream_get, stream_put
-from tests.hw.stage import CONFIGS, PAUSES, in_bench, job, pulse, run_stage, serve_reads, until
+from tests.hw.stage import CONFIGS, PAUSES, PIPECNN, in_bench, job, pulse, run_stage, serve_reads, until
 
 LOADERS = {"features": FeatureLoader, "weights": WeightLoader, "params": ParamLoader}
 
@@ -26,6 +26,15 @@ LOADERS = {"features": FeatureLoader, "weights": WeightLoader, "params": ParamLo
 @pytest.mark.parametrize("config", CONFIGS, ids=["wide", "deep", "narrow"])
 @pytest.mark.parametrize("which", LOADERS)
 def test_loads_everything_in_order(which: str, config: Config, pause: float) -> None:
+    load(which, config, pause)
+
+
+def test_keeps_8_bits_of_pipecnns_bias() -> None:
+    load("params", PIPECNN, 0.5)
+
+
+def load(which: str, config: Config, pause: float) -> None:
+    """Run a loader's bench."""
     make: type[wiring.Component] = LOADERS[which]
     run_stage(make, config, "tests.hw.test_loader", pause, WHICH=list(LOADERS).index(which))
 
@@ -112,6 +121,7 @@ async def queues_records(dut: Any) -> None:
     records["shift"] = numbers.integers(0, 32, records.shape)
     memory = bytearray(rng.randbytes(BOUNDARY))
     group_bytes = config.lanes * params.PARAM_BYTES
+    bits = 8 if config.arithmetic == "pipecnn" else 32  # of a bias, as the array keeps it
     at = BOUNDARY - 8 * group_bytes
     flat = bytearray(24 * group_bytes)
     flat[:] = b"".join(
@@ -125,7 +135,7 @@ async def queues_records(dut: Any) -> None:
     got = await stream_get(dut, "params", 24, rng=random.Random(rng.random()), pause=pause)
     expected = [
         sum(
-            ((int(record["bias"]) & 0xFFFFFFFF) | int(record["shift"]) << 32) << 37 * lane
+            ((int(record["bias"]) & ((1 << bits) - 1)) | int(record["shift"]) << bits) << (bits + 5) * lane
             for lane, record in enumerate(group)
         )
         for group in records
