@@ -399,7 +399,7 @@ class _Graph:
         view = self._view()
         c = view.shape[0]
         if operator in ("average", "identity"):
-            return self._constant(view, operator)
+            return self._constant(view, "average" if operator == "average" else "identity")
         if operator == "dense" or c == 1:
             return self._convolution(view, 1)
         if operator == "depthwise":
