@@ -37,6 +37,8 @@ class Divergence:
     operands: dict[str, Any] = field(default_factory=dict)
     cycle: int | None = None
     note: str = ""
+    operator: str | None = None
+    """What the layer is: "convolution", "depthwise convolution", "add", ..."""
 
     def __str__(self) -> str:
         where = ", ".join(
@@ -44,7 +46,8 @@ class Divergence:
             for name in ("image", "channel", "y", "x", "step")
             if getattr(self, name) is not None
         )
-        lines = [f"{self.device}: layer {self.layer!r}, stage {self.stage}" + (f", {where}" if where else "")]
+        operator = f" ({self.operator})" if self.operator else ""
+        lines = [f"{self.device}: layer {self.layer!r}{operator}, stage {self.stage}" + (f", {where}" if where else "")]
         if self.expected is not None or self.found is not None:
             lines.append(f"  expected {self.expected}, found {self.found}")
         lines += [f"  {name}: {value}" for name, value in self.operands.items()]
@@ -59,7 +62,7 @@ class Divergence:
         return asdict(self)
 
 
-def in_trace(device: str, trace: Trace, jobs: list[Expected], loads: list[bool], config: Config) -> Divergence | None:
+def in_trace(device: str, trace: Trace, jobs: list[Expected], config: Config) -> Divergence | None:
     """The first divergence of a probe trace from the expected jobs, or None.
 
     A record is ordered by the step that caused it, then by stage: operands, accumulator, requantised, pooled. So an
@@ -69,12 +72,11 @@ def in_trace(device: str, trace: Trace, jobs: list[Expected], loads: list[bool],
     ----------
     trace : sim.probe.Trace
     jobs : list of Expected
-    loads : list of bool
-        Whether each job reads what it loaded from memory (else what an earlier job stored on chip).
+        Those that compute.
     """
     steps = outputs = finals = 0
-    for job, load in zip(jobs, loads, strict=True):
-        found = _in_job(device, trace, job, load, (steps, outputs, finals), config)
+    for job in jobs:
+        found = _in_job(device, trace, job, (steps, outputs, finals), config)
         if found is not None:
             return found
         steps += len(job.acc)
@@ -92,9 +94,7 @@ def in_trace(device: str, trace: Trace, jobs: list[Expected], loads: list[bool],
     return None
 
 
-def _in_job(
-    device: str, trace: Trace, job: Expected, load: bool, base: tuple[int, int, int], config: Config
-) -> Divergence | None:
+def _in_job(device: str, trace: Trace, job: Expected, base: tuple[int, int, int], config: Config) -> Divergence | None:
     steps, outputs, finals = base
     per_output = job.steps
     candidates: list[tuple[tuple[int, int], str, int]] = []
@@ -106,7 +106,8 @@ def _in_job(
         ("pool", job.pool, trace.pool, finals),
     ]
     for order, (kind, wanted, seen, start) in enumerate(compared):
-        at = _first_difference(wanted, seen[start : start + len(wanted)])
+        matters = job.read if kind == "features" else None
+        at = _first_difference(wanted, seen[start : start + len(wanted)], matters)
         if at is None:
             continue
         slot = at
@@ -118,19 +119,22 @@ def _in_job(
     if not candidates:
         return None
     _, kind, at = min(candidates)
-    return _describe(device, trace, job, load, base, config, kind, at)
+    return _describe(device, trace, job, base, config, kind, at)
 
 
-def _first_difference(wanted: Array, seen: Array) -> int | None:
-    """First record that differs; records that are missing do."""
-    different = (wanted[: len(seen)] != seen).reshape(len(seen), -1).any(axis=1)
+def _first_difference(wanted: Array, seen: Array, matters: Array | None = None) -> int | None:
+    """First record that differs (in an element that matters); records that are missing do."""
+    unequal = wanted[: len(seen)] != seen
+    if matters is not None:
+        unequal = unequal & matters[: len(seen)]
+    different = unequal.reshape(len(seen), -1).any(axis=1)
     if different.any():
         return int(np.argmax(different))
     return len(seen) if len(seen) < len(wanted) else None
 
 
 def _describe(
-    device: str, trace: Trace, job: Expected, load: bool, base: tuple[int, int, int], config: Config, kind: str, at: int
+    device: str, trace: Trace, job: Expected, base: tuple[int, int, int], config: Config, kind: str, at: int
 ) -> Divergence:
     steps, outputs, finals = base
     layer = job.layer
@@ -149,9 +153,12 @@ def _describe(
     right, wrong = wanted[at], seen[start + at]
     if kind in ("features", "weights"):
         group, image, y, x, step = job.output(at)
-        stage = "read weights" if kind == "weights" else "read features" if load else "on-chip chain"
+        stage = "read weights" if kind == "weights" else "read features" if job.loaded else "on-chip chain"
         lane = 0 if kind == "features" else int(np.argmax((right != wrong).any(axis=1)))
         operands = {"(z, ky, kx)": job.step_of(step), "expected": right.tolist(), "found": wrong.tolist()}
+        if kind == "features":
+            operands["read"] = job.read[at].tolist()
+            right, wrong = right[job.read[at]], wrong[job.read[at]]
         return Divergence(
             device, layer.name, stage, image, group * config.lanes + lane, y, x, step,
             _first_unequal(right, wrong), _first_unequal(wrong, right), operands, cycle,

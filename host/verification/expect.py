@@ -24,8 +24,12 @@ class Expected:
 
     layer: Layer
     job: Job
+    loaded: bool
+    """Whether the job reads what was loaded from memory for it; else what an earlier job stored on chip."""
     features: Int8
     """Shape (steps of the job, VEC)."""
+    read: npt.NDArray[np.bool_]
+    """Which of `features` some lane's weights can make count, same shape; the others may be anything."""
     weights: Int8
     """Shape (steps of the job, LANES, VEC)."""
     acc: Int32
@@ -34,7 +38,9 @@ class Expected:
     """Shape (outputs, LANES)."""
     pool: Int8
     """Final outputs, flips included, shape (final outputs, LANES)."""
+    first_group: int
     groups: int
+    """Output groups of the job."""
     steps: int
     """Per output."""
 
@@ -52,7 +58,7 @@ class Expected:
 
     def _place(self, at: int, rows: int, columns: int) -> tuple[int, int, int, int]:
         group, image, y, x = np.unravel_index(at, (self.groups, self.job.images, rows, columns))
-        return int(group), self.job.first + int(image), int(y), int(x)
+        return self.first_group + int(group), self.job.first + int(image), int(y), int(x)
 
     def step_of(self, index: int) -> tuple[int, int, int]:
         """(z, ky, kx) of a step of an output."""
@@ -82,6 +88,7 @@ def expected_job(
     bias: Int32,
     shift: npt.NDArray[np.integer],
     config: Config,
+    loaded: bool,
 ) -> Expected:
     """The records of job `number` of a unit.
 
@@ -93,11 +100,13 @@ def expected_job(
         What the job computes.
     x : int8 array, shape (N, C, H, W)
         The layer's input for all images of the launch.
-    weight : int8 array, shape (M, C, KH, KW)
+    weight : int8 array, shape (M, C / groups, KH, KW)
         As they lie in memory, flips included.
     bias : int32 array, shape (M,)
     shift : integer array, shape (M,)
     config : Config
+    loaded : bool
+        Whether the job reads what was loaded for it.
     """
     job, vec, lanes = unit.jobs[number], config.vec, config.lanes
     features = arrange_features(x[job.first : job.first + job.images], layer, config)
@@ -111,15 +120,17 @@ def expected_job(
     rows = (job.band.conv_first + np.arange(oh))[:, None] * sy + ky
     columns = np.arange(ow)[:, None] * sx + kx
     # (groups, images, OH, OW, steps, VEC)
-    planes = [first + z for first in how.first]
+    chosen = slice(job.first_group, job.first_group + job.groups)
+    planes = [first + z for first in how.first[chosen]]
     patches = np.stack([features[:, here, rows[:, None, :], columns[None, :, :]] for here in planes])
 
-    blocks = pack_weights(weight, layer, config)
-    groups = len(blocks)
-    taps = blocks.reshape(groups, steps, lanes, vec)
+    groups = job.groups
+    taps = pack_weights(weight, layer, config)[chosen].reshape(groups, steps, lanes, vec)
+    # A weight that the layer has is one that counts, whatever its value.
+    read = pack_weights(np.ones(layer.weight_shape, np.int8), layer, config)[chosen].any(axis=4)
+    read = read.reshape(groups, 1, 1, 1, steps, vec)
     sums = np.einsum("gnyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
-    start = np.zeros(groups * lanes, np.int64)
-    start[: len(bias)] = bias
+    start = _by_lane(bias, len(how.first), lanes)[chosen]
     acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
     acc = wrap(acc).astype(np.int64).reshape(-1, lanes)
     for event in unit.mac_events[unit.mac_events["job"] == number]:
@@ -130,9 +141,7 @@ def expected_job(
         acc[rest, lane] = wrap(acc[rest, lane] + change)
 
     final = acc.reshape(groups, job.images, oh, ow, steps, lanes)[..., -1, :]
-    s = np.zeros(groups * lanes, np.int64)
-    s[: len(shift)] = shift
-    s = s.reshape(groups, 1, 1, 1, lanes)
+    s = _by_lane(shift, len(how.first), lanes)[chosen].reshape(groups, 1, 1, 1, lanes)
     half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
     conv = np.clip((final + half) >> s, 0 if layer.relu else -128, layer.upper).astype(np.int8)
     out = conv
@@ -148,11 +157,21 @@ def expected_job(
     return Expected(
         layer=layer,
         job=job,
+        loaded=loaded,
         features=patches.reshape(-1, vec),
+        read=np.broadcast_to(read, patches.shape).reshape(-1, vec),
         weights=np.broadcast_to(taps[:, None, None, None], (*shape, lanes, vec)).reshape(-1, lanes, vec),
         acc=acc.astype(np.int32),
         requant=np.ascontiguousarray(conv).reshape(-1, lanes),
         pool=flat,
+        first_group=job.first_group,
         groups=groups,
         steps=steps,
     )
+
+
+def _by_lane(values: npt.NDArray[np.integer], groups: int, lanes: int) -> npt.NDArray[np.int64]:
+    """One value per output channel, as output groups, zeros behind the last; shape (groups, lanes)."""
+    spread = np.zeros(groups * lanes, np.int64)
+    spread[: len(values)] = values
+    return spread.reshape(groups, lanes)

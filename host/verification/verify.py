@@ -16,8 +16,8 @@ from host.devices.runtime import Runtime
 from host.faults.models import Fault
 from host.program.arrangement import gather, unpack_weights
 from host.schedule import memory
-from host.schedule.launch import Launch
-from host.verification.cases import CONFIGS, Case, random_case
+from host.schedule.launch import Launch, Unit
+from host.verification.cases import CONFIGS, Case, kind_of, random_case
 from host.verification.divergence import Divergence, in_trace
 from host.verification.expect import Expected, expected_job
 from hw import layout, params
@@ -204,7 +204,10 @@ def _compare(case: Case, opened: dict[str, Device], make: Make) -> Iterator[Mism
     for name in others:
         found = _difference(case, name, opened[name], expected)
         if found is not None:
-            yield Mismatch(case, _diagnose(case, name, found, opened[first], opened[name], make))
+            named = _diagnose(case, name, found, opened[first], opened[name], make)
+            if named.layer is not None:
+                named = replace(named, operator=kind_of(case.program.layer(named.layer)))
+            yield Mismatch(case, named)
 
 
 def _difference(case: Case, name: str, device: Device, expected: list[Snapshot]) -> Divergence | None:
@@ -306,10 +309,8 @@ def _traced(case: Case, name: str, byte: Divergence, oracle: Device, probed: Dev
         if number >= len(witness.traces):
             break
         jobs = expected_jobs(wanted, full)
-        unit = wanted.launch.units[0]
-        loads = [bool(int(flags) & Flag.LOAD) for flags in unit.descriptors["flags"]]
         trace = witness.traces[number]
-        found = in_trace(name, trace, jobs, loads, case.program.config)
+        found = in_trace(name, trace, jobs, case.program.config)
         if found is not None:
             return replace(found, note=" ".join(part for part in (found.note, failure) if part))
         if number < len(witness.snapshots):
@@ -336,7 +337,7 @@ class _TracingWitness(Witness):
 
 
 def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
-    """The probe records of a launch's first unit.
+    """The probe records of a launch's first unit, of the jobs that compute.
 
     Parameters
     ----------
@@ -357,9 +358,15 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
             tensor = everything.regions[name].view(np.int8).reshape(region.shape)
             tensors[source] = layout.recover_features(tensor, channels)
         inputs[at] = gather(tensors, layer)
-    jobs = []
+    jobs: list[Expected] = []
     unit = launch.units[0]
-    for number, job in enumerate(unit.jobs):
+    loaded = False
+    for number, (job, flags) in enumerate(zip(unit.jobs, unit.descriptors["flags"], strict=True)):
+        # Jobs of one layer's further output groups read what the first read.
+        further = bool(jobs) and jobs[-1].job[:4] == job[:4] and job.first_group > 0
+        loaded = bool(flags & Flag.LOAD) or (loaded and (further or _only_loads(unit, number - 1)))
+        if _only_loads(unit, number):
+            continue
         layer = launch.program.layers[job.layer]
         region = launch.memory[memory.weights_name(layer.name)]
         stored = snapshot.regions[memory.weights_name(layer.name)].view(np.int8).reshape(region.shape)
@@ -367,10 +374,23 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
         records = snapshot.regions[memory.params_name(layer.name)].view(params.DTYPE)[: layer.out_channels]
         jobs.append(
             expected_job(
-                unit, number, layer, inputs[job.layer], weight, records["bias"].copy(), records["shift"].copy(), config
+                unit,
+                number,
+                layer,
+                inputs[job.layer],
+                weight,
+                records["bias"].copy(),
+                records["shift"].copy(),
+                config,
+                loaded,
             )
         )
     return jobs
+
+
+def _only_loads(unit: Unit, number: int) -> bool:
+    """Whether a job of a unit computes nothing."""
+    return number >= 0 and bool(unit.descriptors["flags"][number] & Flag.LOAD_ONLY)
 
 
 def _with_cycle(written: Divergence, jobs: list[Expected], trace: Any, config: Config) -> Divergence:
@@ -386,8 +406,9 @@ def _with_cycle(written: Divergence, jobs: list[Expected], trace: Any, config: C
             else (band.out_first, band.out_rows, band.kept_first)
         )
         here = job.job.first <= written.image < job.job.first + job.job.images and kept <= written.y < first + rows
-        if job.layer.name == written.layer and here:
-            group, lane = divmod(written.channel, config.lanes)
+        group, lane = divmod(written.channel, config.lanes)
+        group -= job.first_group
+        if job.layer.name == written.layer and here and 0 <= group < job.groups:
             columns = (job.layer.conv_shape if conv else job.layer.out_shape)[2]
             plane = group * job.job.images + written.image - job.job.first
             at = (plane * rows + written.y - first) * columns + written.x
