@@ -11,15 +11,19 @@ from torch import nn
 
 from host.compiler.limits import CompileError, check_layer, fits_on_chip
 from host.compiler.trace import FloatLayer, trace
-from host.program import quantisation
+from host.program import lrn, quantisation
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Placement
-from host.program.program import Program, ProgramError, quantise_layer
+from host.program.program import Int8, Int32, Program, ProgramError, quantise_layer
 from hw import params
 from hw.config import Config
 
 BATCH = 64
 """Calibration images evaluated at a time."""
+MAX_ADD_BITS = 6
+"""Most bits by which an addition's weight, a power of two in int8, scales an operand up."""
+LEAST_FRAC = -100
+"""Fractions below it are of no real network."""
 UNUSED_FRAC = 7
 """Fraction given to a tensor that is zero everywhere, where any would do."""
 
@@ -38,7 +42,7 @@ def compile(
     Parameters
     ----------
     model : nn.Module
-        fx-traceable chain of convolutions and linear layers; evaluated as in `eval()`, not changed.
+        fx-traceable; evaluated as in `eval()`, not changed.
     config : Config
         The accelerator.
     calibrate : float tensor, shape (N, C, H, W)
@@ -60,29 +64,30 @@ def compile(
     if fallback not in ("error", "cpu"):
         raise ValueError(f'fallback must be "error" or "cpu", not {fallback!r}')
     images = _calibration(calibrate)
-    chain = trace(model, images)
-    for source in chain:
+    graph = trace(model, images)
+    for source in graph:
         if not (torch.isfinite(source.weight).all() and torch.isfinite(source.bias).all()):
             raise ProgramError(
                 f"layer {source.name!r}: its weights or bias hold NaN or infinite values; training has diverged: "
                 "restore earlier weights"
             )
-    chosen = quantisation.best_frac(images.numpy())
-    input_frac = UNUSED_FRAC if chosen is None else chosen
+    fractions = _Fractions(graph, _wanted(graph, images), per_channel)
     layers: list[Layer] = []
-    name, in_frac = INPUT, input_frac
-    for source in chain:
-        after_relu, images = _evaluate(source, images)
-        layer = _choose_fractions(source, name, in_frac, after_relu, per_channel)
-        if fold and not layers:
+    for source in graph:
+        layer = fractions.layer(source)
+        alone = not layers and all(INPUT not in other.sources for other in graph[1:])
+        if fold and alone and layer.operator == "convolution" and layer.groups == 1 and layer.reads_whole:
             layer = _folded_if_it_fits(layer, config)
         layers.append(_place(layer, config, fallback))
-        name, in_frac = source.name, layer.out_frac
     weights, biases = {}, {}
-    for layer, source in zip(layers, chain, strict=True):
-        weights[layer.name], biases[layer.name] = quantise_layer(layer, source.weight, source.bias)
-    c, h, w = chain[0].in_shape
-    return Program(config, tuple(layers), weights, biases, (c, h, w), input_frac, {la.name: la.name for la in layers})
+    for layer, source in zip(layers, graph, strict=True):
+        quantised = (
+            _constants(layer, fractions) if layer.constant else quantise_layer(layer, source.weight, source.bias)
+        )
+        weights[layer.name], biases[layer.name] = quantised
+    c, h, w = images.shape[1:]
+    modules = {layer.name: layer.name for layer in layers if not layer.constant}
+    return Program(config, tuple(layers), weights, biases, (c, h, w), fractions[INPUT], modules)
 
 
 def _calibration(calibrate: torch.Tensor) -> torch.Tensor:
@@ -96,59 +101,205 @@ def _calibration(calibrate: torch.Tensor) -> torch.Tensor:
     return images
 
 
-def _evaluate(source: FloatLayer, images: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+def _wanted(graph: list[FloatLayer], images: torch.Tensor) -> dict[str, int | None]:
+    """The best fraction of every tensor on the calibration images: as it is requantised, after ReLU, before pooling.
+
+    None where a tensor is zero everywhere.
+    """
+    wanted = {INPUT: quantisation.best_frac(images.numpy())}
+    values = {INPUT: images}
+    last_reader = {source: at for at, layer in enumerate(graph) for source in layer.sources}
+    for at, layer in enumerate(graph):
+        y, values[layer.name] = _evaluate(layer, values, len(images))
+        wanted[layer.name] = quantisation.best_frac(y.numpy())
+        for source in layer.sources:
+            if last_reader[source] == at:
+                del values[source]
+    return wanted
+
+
+def _evaluate(layer: FloatLayer, values: dict[str, torch.Tensor], images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The layer in float: its values as they are requantised (after ReLU, before pooling), and its final output."""
+    y = torch.empty(images, len(layer.weight), *layer.conv_extents)
+    out = y if layer.pool is None else torch.empty(images, *layer.out_shape)
     with torch.no_grad():
-        y = torch.cat([source.accumulators(chunk) for chunk in images.split(BATCH)])
-        if source.relu:
-            y = y.relu_()
-        out = y
-        if source.pool is not None:
-            pad = source.pool.pad
-            bordered = torch.nn.functional.pad(y, (pad, pad, pad, pad), value=-float("inf")) if pad else y
-            out = torch.nn.functional.max_pool2d(bordered, source.pool.kernel, source.pool.stride)
-    return y.numpy(), out
+        for at in range(0, images, BATCH):
+            some = slice(at, at + BATCH)
+            x = layer.gather({name: values[name][some] for name in layer.sources})
+            y[some] = layer.finish(layer.accumulators(x))
+            if layer.pool is not None:
+                out[some] = layer.pooled(y[some])
+    return y, out
 
 
-def _choose_fractions(
-    source: FloatLayer, reads: str, in_frac: int, activations: np.ndarray, per_channel: bool
-) -> Layer:
-    weight, bias = source.weight.numpy(), source.bias.numpy()
-    channels = len(weight)
-    groups = [weight[m : m + 1] for m in range(channels)] if per_channel else [weight]
-    found = [quantisation.best_frac(group) for group in groups]
-    bias_groups = [bias[m : m + 1] for m in range(channels)] if per_channel else [bias]
-    chosen = quantisation.best_frac(activations)
-    wanted = UNUSED_FRAC if chosen is None else chosen
+class _Fractions:
+    """Chooses the fraction of every tensor and weight, such that each layer can be computed exactly.
 
-    # A bias must fit int32 at scale in_frac + weight_frac.
-    fracs = []
-    for frac, biases in zip(found, bias_groups, strict=True):
-        peak = float(np.max(np.abs(biases), initial=0.0))
-        most = 10_000 if peak == 0 else int(np.floor(np.log2((2**31 - 1) / peak))) - in_frac
-        fracs.append(None if frac is None else min(frac, most))
-    real = [frac for frac in fracs if frac is not None]
-    # A shift below zero cannot be done: the output takes a coarser scale, which loses less than saturating weights.
-    out_frac = min([wanted, *(in_frac + frac for frac in real)])
-    limit = params.MAX_SHIFT + out_frac - in_frac
-    fallback = min(real, default=max(UNUSED_FRAC, out_frac - in_frac))
-    # A shift above 31 means weights far below what the output can show: they take a coarser scale.
-    per_group = [min(fallback if frac is None else frac, limit) for frac in fracs]
-    weight_frac = tuple(per_group if per_channel else per_group * channels)
-    return Layer(
-        name=source.name,
-        sources=(reads,),
-        in_shape=source.in_shape,
-        out_channels=channels,
-        kernel=(weight.shape[2], weight.shape[3]),
-        stride=source.stride,
-        padding=source.padding,
-        relu=source.relu,
-        pool=source.pool,
-        in_frac=in_frac,
-        weight_frac=weight_frac,
-        out_frac=out_frac,
-    )
+    Tensors that a layer reads together share a fraction, and a copy has that of what it copies: such tensors form a
+    class, whose fraction begins at the least that its members want and is lowered until every layer's shift is legal.
+    """
+
+    def __init__(self, graph: list[FloatLayer], wanted: dict[str, int | None], per_channel: bool) -> None:
+        self.sources = {layer.name: layer for layer in graph}
+        self.head = {name: name for name in wanted}
+        for layer in graph:
+            for operand in layer.operands:
+                for other in operand[1:]:
+                    self._unite(operand[0], other)
+            if layer.operator == "identity":
+                self._unite(layer.sources[0], layer.name)
+        self.value: dict[str, int] = {}
+        for name, frac in wanted.items():
+            head = self._find(name)
+            if frac is not None:
+                self.value[head] = min(frac, self.value.get(head, frac))
+        for head in {self._find(name) for name in wanted}:
+            self.value.setdefault(head, UNUSED_FRAC)
+        self.weights = {layer.name: _Weights(layer, per_channel) for layer in graph if layer.operator == "convolution"}
+        lowered = True
+        while lowered:
+            lowered = False
+            for layer in graph:
+                for name, most in self._limits(layer):
+                    if self[name] > most:
+                        self._lower(layer.name, name, most)
+                        lowered = True
+
+    def __getitem__(self, name: str) -> int:
+        return self.value[self._find(name)]
+
+    def _find(self, name: str) -> str:
+        while self.head[name] != name:
+            name = self.head[name]
+        return name
+
+    def _unite(self, a: str, b: str) -> None:
+        self.head[self._find(b)] = self._find(a)
+
+    def _lower(self, layer: str, name: str, frac: int) -> None:
+        if frac < LEAST_FRAC:
+            raise CompileError(
+                layer,
+                "its values are too large for any scale that it can share with what it is concatenated or added to",
+                "lower its weights, or normalise before it",
+            )
+        self.value[self._find(name)] = frac
+
+    def _limits(self, layer: FloatLayer) -> list[tuple[str, int]]:
+        """Tensors whose fraction a layer bounds, with the bound."""
+        in_frac = self[layer.sources[0]]
+        if layer.operator == "convolution":
+            # A shift below zero cannot be done: the output takes a coarser scale, which loses less than saturating
+            # weights.
+            return [
+                (layer.name, in_frac + frac) for frac in self.weights[layer.name].fracs(in_frac) if frac is not None
+            ]
+        if layer.operator == "average":
+            return [(layer.name, in_frac + _average(layer)[1])]
+        if layer.operator == "lrn":
+            return [(layer.name, in_frac + lrn.FACTOR_FRAC)]
+        if layer.operator == "add":
+            a, b = (operand[0] for operand in layer.operands)
+            coarse, fine = sorted((a, b), key=self.__getitem__)
+            return [(fine, self[coarse] + MAX_ADD_BITS), (layer.name, self[coarse] + MAX_ADD_BITS)]
+        return []
+
+    def added(self, layer: FloatLayer) -> tuple[int, int, int]:
+        """Fractions of an addition's operands and of its accumulator."""
+        a, b = (self[operand[0]] for operand in layer.operands)
+        return a, b, max(a, b, self[layer.name])
+
+    def layer(self, source: FloatLayer) -> Layer:
+        """The integer layer of a float one."""
+        channels = len(source.weight)
+        in_frac, out_frac = self[source.operands[0][0]], self[source.name]
+        if source.operator == "convolution":
+            weight_frac = self.weights[source.name].chosen(in_frac, out_frac)
+        else:
+            each = {"average": lambda: _average(source)[1], "lrn": lambda: lrn.FACTOR_FRAC, "identity": lambda: 0}
+            one = self.added(source)[2] - in_frac if source.operator == "add" else each[source.operator]()
+            weight_frac = (one,) * channels
+        upper = 127
+        if source.upper is not None:
+            bound = source.upper * 2.0**out_frac
+            if bound != int(bound):
+                raise CompileError(
+                    source.name,
+                    f"its bound {source.upper} is no integer at fraction {out_frac}, shared with larger values",
+                    "use ReLU",
+                )
+            upper = min(127, int(bound))
+        return Layer(
+            name=source.name,
+            sources=source.sources,
+            in_shape=source.in_shape,
+            out_channels=channels,
+            kernel=(source.weight.shape[2], source.weight.shape[3]),
+            stride=source.stride,
+            padding=source.padding,
+            relu=source.relu,
+            pool=source.pool,
+            in_frac=in_frac,
+            weight_frac=weight_frac,
+            out_frac=out_frac,
+            channels=source.channels,
+            groups=source.groups,
+            operator=source.operator,
+            upper=upper,
+            normalisation=source.normalisation,
+            source_channels=source.source_channels,
+        )
+
+
+class _Weights:
+    """Fractions that a convolution's weights want, per tensor or per output channel."""
+
+    def __init__(self, source: FloatLayer, per_channel: bool) -> None:
+        weight, bias = source.weight.numpy(), source.bias.numpy()
+        self.channels, self.per_channel = len(weight), per_channel
+        groups = [weight[m : m + 1] for m in range(len(weight))] if per_channel else [weight]
+        self.found = [quantisation.best_frac(group) for group in groups]
+        bias_groups = [bias[m : m + 1] for m in range(len(bias))] if per_channel else [bias]
+        # A bias must fit int32 at scale in_frac + weight_frac.
+        peaks = [float(np.max(np.abs(biases), initial=0.0)) for biases in bias_groups]
+        self.most = [10_000 if peak == 0 else int(np.floor(np.log2((2**31 - 1) / peak))) for peak in peaks]
+
+    def fracs(self, in_frac: int) -> list[int | None]:
+        """What each group's weights want and its biases allow; None where all weights are zero."""
+        return [
+            None if frac is None else min(frac, most - in_frac)
+            for frac, most in zip(self.found, self.most, strict=True)
+        ]
+
+    def chosen(self, in_frac: int, out_frac: int) -> tuple[int, ...]:
+        """One fraction an output channel."""
+        fracs = self.fracs(in_frac)
+        limit = params.MAX_SHIFT + out_frac - in_frac
+        fallback = min((frac for frac in fracs if frac is not None), default=max(UNUSED_FRAC, out_frac - in_frac))
+        # A shift above 31 means weights far below what the output can show: they take a coarser scale.
+        per_group = [min(fallback if frac is None else frac, limit) for frac in fracs]
+        return tuple(per_group if self.per_channel else per_group * self.channels)
+
+
+def _average(layer: FloatLayer) -> tuple[int, int]:
+    """Integer weight of an average and its fraction: 1 / (KH * KW), as fine as int8 holds it."""
+    window = layer.weight.shape[2] * layer.weight.shape[3]
+    frac = 0
+    while (2 ** (frac + 2) + window) // (2 * window) <= 127:
+        frac += 1
+    return (2 ** (frac + 1) + window) // (2 * window), frac
+
+
+def _constants(layer: Layer, fractions: _Fractions) -> tuple[Int8, Int32]:
+    """Integer weights and biases of an operator that has nothing to train."""
+    weight = np.ones(layer.weight_shape, np.int8)
+    source = fractions.sources[layer.name]
+    if layer.operator == "average":
+        weight[:] = _average(source)[0]
+    if layer.operator == "add":
+        a, b, accumulator = fractions.added(source)
+        weight[:, 0], weight[:, 1] = 2 ** (accumulator - a), 2 ** (accumulator - b)
+    return weight, np.zeros(layer.out_channels, np.int32)
 
 
 def _folded_if_it_fits(layer: Layer, config: Config) -> Layer:
@@ -164,6 +315,10 @@ def _folded_if_it_fits(layer: Layer, config: Config) -> Layer:
 
 
 def _place(layer: Layer, config: Config, fallback: str) -> Layer:
+    if layer.operator == "lrn":
+        if fallback != "cpu":
+            raise CompileError(layer.name, lrn.NOT_THERE, 'run it on the CPU (fallback="cpu")', "accelerator")
+        return replace(layer, placement="cpu")
     placement: Placement = "accelerator"
     try:
         check_layer(layer, config)

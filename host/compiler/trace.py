@@ -1,4 +1,4 @@
-"""From a PyTorch module to a chain of float layers: torch.fx tracing, batch norms folded, names kept."""
+"""From a PyTorch module to a graph of float layers: torch.fx tracing, batch norms folded, names kept."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import copy
 import io
 import math
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,31 +17,75 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from host.compiler.limits import CompileError
-from host.program.layers import Pool
+from host.program.layers import INPUT, Normalisation, Operator, Pool
 
-SUPPORTED = "Conv2d, Linear, BatchNorm after them, ReLU, MaxPool2d, Flatten, Dropout and Identity"
-_SKIPPED_MODULES = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
-_SHAPE_HELPERS = {"size", "getattr", "getitem"}
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm after them, ReLU, ReLU6, MaxPool2d, AvgPool2d, additions, concatenation, splitting and "
+    "shuffling of channels, LocalResponseNorm, Flatten, Dropout and Identity"
+)
+_SKIPPED_MODULES = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
 @dataclass
 class FloatLayer:
-    """One convolution or linear layer with what follows it, in float; linear layers as the convolutions they are."""
+    """One layer with what follows it, in float; linear layers as the convolutions they are.
+
+    `sources`, `source_channels`, `channels`, `groups`, `operator` and `normalisation` are as in
+    `host.program.layers.Layer`.
+    """
 
     name: str
+    sources: tuple[str, ...]
+    source_channels: tuple[int, ...]
+    channels: tuple[int, ...] | None
     in_shape: tuple[int, int, int]
     weight: torch.Tensor
-    """Shape (M, C, KH, KW)."""
+    """Shape (M, C / groups, KH, KW); of the constant operators: 1, or 1 / (KH * KW) of "average"."""
     bias: torch.Tensor
     """Shape (M,)."""
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+    operator: Operator = "convolution"
+    normalisation: Normalisation | None = None
     relu: bool = False
+    upper: float | None = None
+    """Largest output (ReLU6), or None."""
     pool: Pool | None = None
 
     def accumulators(self, x: torch.Tensor) -> torch.Tensor:
-        """The convolution alone, on float input of shape (N, C, H, W)."""
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        """The operator alone, on float input of shape (N, C, H, W)."""
+        if self.normalisation is not None:
+            return normalise(x, self.normalisation)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+
+    def finish(self, y: torch.Tensor) -> torch.Tensor:
+        """ReLU and bound of what `accumulators` gave."""
+        if self.relu:
+            y = y.relu()
+        return y if self.upper is None else y.clamp(max=self.upper)
+
+    def pooled(self, y: torch.Tensor) -> torch.Tensor:
+        """Max pooling of what `finish` gave."""
+        if self.pool is None:
+            return y
+        return F.max_pool2d(y, self.pool.kernel, self.pool.stride, self.pool.pad, ceil_mode=self.pool.ceil)
+
+    def gather(self, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The layer's input, shape (N, C, H, W), from its sources' values."""
+        whole = [values[name] for name in self.sources]
+        stacked = whole[0] if len(whole) == 1 else torch.cat(whole, 1)
+        return stacked if self.channels is None else stacked[:, list(self.channels)]
+
+    @property
+    def operands(self) -> tuple[tuple[str, ...], ...]:
+        """Sources that are read at one fraction: all of them, or those of each operand of an addition."""
+        if self.operator != "add":
+            return (self.sources,)
+        owner = [name for name, count in zip(self.sources, self.source_channels, strict=True) for _ in range(count)]
+        chosen = range(len(owner)) if self.channels is None else self.channels
+        names = [owner[channel] for channel in chosen]
+        return tuple(dict.fromkeys(names[0::2])), tuple(dict.fromkeys(names[1::2]))
 
     @property
     def conv_extents(self) -> tuple[int, int]:
@@ -52,9 +95,20 @@ class FloatLayer:
             (self.in_shape[2] + 2 * self.padding[1] - self.weight.shape[3]) // self.stride[1] + 1,
         )
 
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(M, PH, PW) of the final output."""
+        h, w = self.conv_extents
+        return (len(self.weight), h, w) if self.pool is None else (len(self.weight), self.pool.out(h), self.pool.out(w))
+
+
+def normalise(x: torch.Tensor, how: Normalisation) -> torch.Tensor:
+    """Local response normalisation in float, on input of shape (N, C, H, W)."""
+    return F.local_response_norm(x, how.size, how.alpha, how.beta, how.k)
+
 
 def trace(model: nn.Module, example: torch.Tensor) -> list[FloatLayer]:
-    """The chain of layers that `model` computes in evaluation mode.
+    """The layers that `model` computes in evaluation mode, in execution order; the last one's output is the network's.
 
     Parameters
     ----------
@@ -66,8 +120,7 @@ def trace(model: nn.Module, example: torch.Tensor) -> list[FloatLayer]:
     Raises
     ------
     CompileError
-        If the network cannot be traced, has an unsupported operator, is not a chain, or does not take such images;
-        names the node.
+        If the network cannot be traced, has an unsupported operator, or does not take such images; names the node.
     """
     plain = copy.deepcopy(model).eval().float().cpu()
     try:
@@ -90,84 +143,274 @@ def trace(model: nn.Module, example: torch.Tensor) -> list[FloatLayer]:
             f"the network does not take images of shape {tuple(example.shape[1:])} ({_first_line(error)})",
             "calibrate with images of the size the network was made for",
         ) from error
-    return _Walk(graph_module, tuple(example.shape[1:])).layers
+    c, h, w = example.shape[1:]
+    return _Walk(graph_module, (int(c), int(h), int(w))).layers
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor of the graph: which channels of which layers' outputs it shows, in order."""
+
+    channels: tuple[tuple[str, int], ...]
+    """(layer name or `INPUT`, channel)."""
+    extents: tuple[int, int]
+    flat: bool = False
+    grid: tuple[int, int] | None = None
+    """Channels laid out as (groups, channels of a group), in the middle of a shuffle."""
+
+    @property
+    def names(self) -> set[str]:
+        """The layers it shows channels of."""
+        return {name for name, _ in self.channels}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W), unflattened."""
+        return len(self.channels), *self.extents
 
 
 class _Walk:
-    """Reads the graph node by node, attaching what follows a layer to it."""
+    """Reads the graph node by node: layers are made where something is computed, all else only permutes channels."""
 
-    def __init__(self, graph_module: fx.GraphModule, shape: tuple[int, ...]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, shape: tuple[int, int, int]) -> None:
         self.modules = dict(graph_module.named_modules())
         self.shape = shape
         self.layers: list[FloatLayer] = []
-        self.flat = False
-        self.current: fx.Node | None = None
-        inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+        self.views: dict[fx.Node, _View | list[_View]] = {}
+        graph = graph_module.graph
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
         if len(inputs) != 1:
             raise CompileError(str([node.name for node in inputs]), "the network takes several inputs", "give it one")
-        for node in graph_module.graph.nodes:
+        # What works in place is needed by whoever reads the tensor it changes.
+        self.needed: set[fx.Node] = set()
+        for node in reversed(graph.nodes):
+            if node.op == "output" or (
+                self.carries_tensor(node) and (self.in_place(node) or self.needed & {*node.users})
+            ):
+                self.needed.add(node)
+        for node in graph.nodes:
             self.visit(node)
-        if not self.layers:
-            raise CompileError("network", "it has no convolution or linear layer", f"use {SUPPORTED}")
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self.current = node
-            return
-        if node.op == "output":
-            if node.args[0] is not self.current:
-                raise self.unsupported(node, "its output is not the end of the chain")
-            return
-        if self.is_shape_helper(node):
-            return
-        tensors = [a for a in node.all_input_nodes if not self.is_shape_helper(a)]
-        if tensors != [self.current]:
-            names = ", ".join(f"'{a.name}'" for a in tensors) or "nothing"
-            raise self.unsupported(node, f"it reads {names}, and only chains of layers are supported")
-        self.handle(node)
-        self.current = node
+            c, h, w = self.shape
+            self.views[node] = _View(tuple((INPUT, channel) for channel in range(c)), (h, w))
+        elif node.op == "output":
+            self.output(node)
+        elif node in self.needed:
+            self.views[node] = self.handle(node)
 
     @staticmethod
-    def is_shape_helper(node: fx.Node) -> bool:
-        """Nodes that compute sizes for a view: they carry no tensor data."""
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return node.op in ("call_method", "call_function") and name in _SHAPE_HELPERS and "tensor_meta" not in node.meta
+    def carries_tensor(node: fx.Node) -> bool:
+        """Whether its value holds tensors; otherwise it computes sizes for a view."""
+        return "tensor_meta" in node.meta
+
+    def in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.modules[str(node.target)], "inplace", False))
+        name = _target_name(node)
+        return name.endswith("_") or name == "iadd" or bool(node.kwargs.get("inplace", False))
+
+    def output(self, node: fx.Node) -> None:
+        result = node.args[0]
+        view = self.views.get(result) if isinstance(result, fx.Node) else None
+        if not isinstance(view, _View) or view.grid is not None:
+            raise self.unsupported(node, "its output is not one tensor", "return one tensor from forward")
+        if not any(layer.operator == "convolution" for layer in self.layers):
+            raise CompileError("network", "it has no convolution or linear layer", f"use {SUPPORTED}")
+        if view.channels != self.whole(self.layers[-1]).channels:
+            self.constant(self.name("output"), "identity", view, node)
 
     def unsupported(self, node: fx.Node, reason: str, remedy: str = f"use {SUPPORTED}") -> CompileError:
-        kind = type(self.modules[node.target]).__name__ if node.op == "call_module" else node.target
-        kind = getattr(kind, "__name__", kind)
+        kind = type(self.modules[str(node.target)]).__name__ if node.op == "call_module" else _target_name(node)
         name = str(node.target) if node.op == "call_module" else node.name
-        return CompileError(f"{name} ({kind})" if str(kind) != name else name, reason, remedy)
+        return CompileError(f"{name} ({kind})" if kind != name else name, reason, remedy)
 
-    def handle(self, node: fx.Node) -> None:
+    def handle(self, node: fx.Node) -> _View | list[_View]:
+        module: nn.Module | None = None
         if node.op == "call_module":
             module = self.modules[str(node.target)]
-            for kinds, method in _MODULES:
-                if isinstance(module, kinds):
-                    method(self, node, module)
-                    return
+            method = next((method for kinds, method in _MODULES if isinstance(module, kinds)), None)
+        elif node.op in ("call_function", "call_method"):
+            name = _target_name(node)
+            method = _FUNCTIONS.get(name) or _FUNCTIONS.get(name.removesuffix("_"))
         else:
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-            if node.target is F.max_pool2d:
-                name = "max_pool2d"
-            function = _FUNCTIONS.get(name.removesuffix("_") if name != "max_pool2d" else name)
-            if function is not None and node.op in ("call_function", "call_method"):
-                function(self, node)
-                return
-        raise self.unsupported(node, "this operator is not supported")
+            method = None
+        if method is None:
+            raise self.unsupported(node, "this operator is not supported")
+        return method(self, node, module)
+
+    # -- views
+
+    def view(self, node: fx.Node, *, grid: bool = False) -> _View:
+        """The view of the node's (first) operand."""
+        operand = node.args[0] if node.args else node.kwargs.get("input")
+        return self.view_of(node, operand, grid=grid)
+
+    def view_of(self, node: fx.Node, operand: Any, *, grid: bool = False) -> _View:
+        view = self.views.get(operand) if isinstance(operand, fx.Node) else None
+        if not isinstance(view, _View):
+            raise self.unsupported(node, f"its operand {operand} is not a tensor that the network computed")
+        if view.grid is not None and not grid:
+            raise self.unsupported(node, "it works on channels in groups", "bring them back to (N, C, H, W) first")
+        return view
+
+    def channel_dim(self, node: fx.Node, dim: Any, view: _View) -> None:
+        if dim not in ((1, -1) if view.flat else (1, -3)):
+            raise self.unsupported(node, f"it works along dimension {dim}", "only channels (dim=1) can be rearranged")
+
+    def whole(self, layer: FloatLayer, flat: bool = False) -> _View:
+        m, h, w = layer.out_shape
+        return _View(tuple((layer.name, channel) for channel in range(m)), (h, w), flat)
+
+    def reshape(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        view, target = self.view(node, grid=True), tuple(node.meta["tensor_meta"].shape)
+        c, h, w = view.shape
+        if target == (2, c * h * w) and view.grid is None:
+            return replace(view, flat=True)
+        if target == (2, c, h, w):
+            return replace(view, flat=False, grid=None)
+        if len(target) == 5 and target[1] * target[2] == c and target[3:] == (h, w):
+            return replace(view, flat=False, grid=(target[1], target[2]))
+        raise self.unsupported(
+            node, f"it reshapes to {target[1:]}", "only flattening each image and shuffling channels are supported"
+        )
+
+    def transpose(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        view = self.view(node, grid=True)
+        order = node.args[1:]
+        if _target_name(node) == "permute":
+            dims = order[0] if len(order) == 1 and isinstance(order[0], (tuple, list)) else order
+            swaps = tuple(dims) == (0, 2, 1, 3, 4)
+        else:
+            swaps = {argument(node, 1, "dim0"), argument(node, 2, "dim1")} == {1, 2}
+        if view.grid is None or not swaps:
+            raise self.unsupported(node, "it transposes", "only the two halves of a channel shuffle can be transposed")
+        return self.swapped(view, view.grid)
+
+    @staticmethod
+    def swapped(view: _View, grid: tuple[int, int]) -> _View:
+        groups, each = grid
+        channels = tuple(view.channels[g * each + at] for at in range(each) for g in range(groups))
+        return replace(view, channels=channels, grid=(each, groups))
+
+    def shuffle(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        view = self.view(node)
+        groups = module.groups if isinstance(module, nn.ChannelShuffle) else argument(node, 1, "groups")
+        return replace(self.swapped(view, (groups, len(view.channels) // groups)), grid=None)
+
+    def skip(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        """Nothing happens in evaluation mode."""
+        return self.view(node, grid=True)
+
+    def functional_dropout(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        if argument(node, 2, "training", True):
+            raise self.unsupported(node, "dropout that stays on in evaluation", "pass training=self.training")
+        return self.view(node)
+
+    def concatenate(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        parts = argument(node, 0, "tensors")
+        if not isinstance(parts, (tuple, list)):
+            raise self.unsupported(node, "its operands are not a list of tensors")
+        views = [self.view_of(node, part) for part in parts]
+        first = views[0]
+        self.channel_dim(node, argument(node, 1, "dim", 0), first)
+        if any(view.extents != first.extents or view.flat != first.flat for view in views):
+            raise self.unsupported(
+                node, "it concatenates tensors of different extents", "give them one height and width"
+            )
+        return replace(first, channels=tuple(channel for view in views for channel in view.channels))
+
+    def split(self, node: fx.Node, module: nn.Module | None = None) -> list[_View]:
+        view = self.view(node)
+        self.channel_dim(node, argument(node, 2, "dim", 0), view)
+        if view.flat and view.extents != (1, 1):
+            raise self.unsupported(node, "it splits flattened images", "split before flattening")
+        sizes = [meta.shape[1] for meta in node.meta["tensor_meta"]]
+        starts = [sum(sizes[:at]) for at in range(len(sizes))]
+        return [
+            replace(view, channels=view.channels[start : start + size])
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+
+    def item(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        operand, index = node.args
+        held = self.views.get(operand) if isinstance(operand, fx.Node) else None
+        if isinstance(held, list) and isinstance(index, int):
+            return held[index]
+        view = self.view(node)
+        parts = index if isinstance(index, tuple) else (index,)
+        everything = slice(None)
+        others = [part for at, part in enumerate(parts) if at != 1 and part is not Ellipsis]
+        chosen: Any = parts[1] if len(parts) > 1 else everything
+        plain = isinstance(chosen, slice) and all(
+            bound is None or isinstance(bound, int) for bound in (chosen.start, chosen.stop, chosen.step)
+        )
+        if any(part != everything for part in others) or not plain or (view.flat and view.extents != (1, 1)):
+            raise self.unsupported(
+                node, "it picks a part of the images", "only slices of channels, x[:, a:b], are views"
+            )
+        return replace(view, channels=view.channels[chosen])
 
     # -- layers
 
-    def add(self, node: fx.Node, layer: FloatLayer) -> None:
-        if any(other.name == layer.name for other in self.layers):
-            raise self.unsupported(node, "the same module is called twice", "give each call a module of its own")
-        self.layers.append(layer)
+    def name(self, wanted: str) -> str:
+        """A layer name that is not taken, nor may be by a module."""
+        taken = {layer.name for layer in self.layers} | {INPUT}
+        modules = {*self.modules} - {wanted}
+        candidate, number = wanted, 1
+        while candidate in taken or candidate in modules:
+            candidate, number = f"{wanted}_{number}", number + 1
+        return candidate
 
-    def convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
-        if self.flat:
+    def operator_name(self, node: fx.Node) -> str:
+        """Of a layer that is not a module with weights: its module, or the function in the module that calls it."""
+        if node.op == "call_module":
+            return self.name(str(node.target))
+        inside = [path for path in node.meta.get("nn_module_stack", {}) if path]
+        own = _target_name(node).removesuffix("_")
+        own = "add" if own == "iadd" else own
+        return self.name(f"{inside[-1]}.{own}" if inside else own)
+
+    def append(
+        self,
+        node: fx.Node,
+        name: str,
+        view: _View,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        **rest: Any,
+    ) -> FloatLayer:
+        """A new layer that reads a view."""
+        if len(set(view.channels)) != len(view.channels):
+            raise self.unsupported(
+                node,
+                "it reads one channel of a tensor twice",
+                "give each use a tensor of its own, or scale the weights",
+            )
+        counts = {INPUT: self.shape[0]} | {layer.name: len(layer.weight) for layer in self.layers}
+        sources = tuple(dict.fromkeys(name for name, _ in view.channels))
+        sizes = tuple(counts[source] for source in sources)
+        starts = dict(zip(sources, (sum(sizes[:at]) for at in range(len(sizes))), strict=True))
+        chosen = tuple(starts[source] + channel for source, channel in view.channels)
+        channels = None if chosen == tuple(range(sum(sizes))) else chosen
+        layer = FloatLayer(name, sources, sizes, channels, view.shape, weight, bias, **rest)
+        self.layers.append(layer)
+        return layer
+
+    def constant(self, name: str, operator: Operator, view: _View, node: fx.Node, **rest: Any) -> FloatLayer:
+        """A new layer of weights that are constants, one group a channel."""
+        channels = len(view.channels)
+        kernel = rest.pop("kernel", (1, 1))
+        inputs = 2 if operator == "add" else 1
+        weight = torch.full((channels // inputs, inputs, *kernel), 1 / math.prod(kernel))
+        bias = torch.zeros(len(weight))
+        return self.append(node, name, view, weight, bias, groups=len(weight), operator=operator, **rest)
+
+    def convolution(self, node: fx.Node, module: nn.Conv2d) -> _View:
+        view = self.view(node)
+        if view.flat:
             raise self.unsupported(node, "a convolution after flattening")
-        if module.groups != 1:
-            raise self.unsupported(node, f"grouped convolution (groups={module.groups})", "use groups=1")
         if module.dilation != (1, 1):
             raise self.unsupported(node, f"dilation {module.dilation}", "use dilation=1")
         if module.padding_mode != "zeros":
@@ -178,139 +421,279 @@ class _Walk:
             padding = (0, 0) if module.padding == "valid" else tuple(k // 2 for k in module.kernel_size)
         else:
             padding = tuple(module.padding)
-        channels, h, w = self.input_shape()
-        layer = FloatLayer(
-            str(node.target),
-            (channels, h, w),
+        layer = self.append(
+            node,
+            self.module_name(node),
+            view,
             module.weight.detach(),
             _bias(module),
-            (module.stride[0], module.stride[1]),
-            (int(padding[0]), int(padding[1])),
+            stride=(module.stride[0], module.stride[1]),
+            padding=(int(padding[0]), int(padding[1])),
+            groups=module.groups,
         )
-        self.add(node, layer)
+        return self.whole(layer)
 
-    def linear(self, node: fx.Node, module: nn.Linear) -> None:
-        shape = self.input_shape()
-        if not self.flat and shape[1:] != (1, 1):
+    def linear(self, node: fx.Node, module: nn.Linear) -> _View:
+        view = self.view(node)
+        if not view.flat:
             raise self.unsupported(node, "a linear layer on an unflattened image", "flatten first")
-        weight = module.weight.detach().reshape(module.out_features, *shape)
-        self.add(node, FloatLayer(str(node.target), shape, weight, _bias(module)))
-        self.flat = True
+        weight = module.weight.detach().reshape(module.out_features, *view.shape)
+        return self.whole(self.append(node, self.module_name(node), view, weight, _bias(module)), flat=True)
 
-    def batch_norm(self, node: fx.Node, module: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        layer = self.last(node)
-        if layer.relu or layer.pool is not None:
+    def module_name(self, node: fx.Node) -> str:
+        name = str(node.target)
+        if any(other.name == name for other in self.layers):
+            raise self.unsupported(node, "the same module is called twice", "give each call a module of its own")
+        return name
+
+    def batch_norm(self, node: fx.Node, module: nn.BatchNorm1d | nn.BatchNorm2d) -> _View:
+        view, before = self.view(node), node.args[0]
+        assert isinstance(before, fx.Node)
+        owner = self.modules.get(str(before.target)) if before.op == "call_module" else None
+        pairs = ((nn.Conv2d, nn.BatchNorm2d), (nn.Linear, nn.BatchNorm1d))
+        if not any(isinstance(owner, first) and isinstance(module, second) for first, second in pairs):
             raise self.unsupported(node, "a batch norm that does not directly follow a convolution or linear layer")
-        assert self.current is not None
-        before = self.modules.get(str(self.current.target))
-        if isinstance(before, nn.Conv2d) and isinstance(module, nn.BatchNorm2d):
-            fused: nn.Module = fuse_conv_bn_eval(before, module)
-        elif isinstance(before, nn.Linear) and isinstance(module, nn.BatchNorm1d):
-            fused = fuse_linear_bn_eval(before, module)
+        if self.other_readers(node, view):
+            raise self.unsupported(
+                node, f"others read what {before.target!r} gives to this batch norm", "normalise before branching"
+            )
+        fused: nn.Module
+        if isinstance(owner, nn.Conv2d):
+            fused = fuse_conv_bn_eval(owner, module)
         else:
-            raise self.unsupported(node, "a batch norm that does not directly follow a convolution or linear layer")
+            assert isinstance(owner, nn.Linear)
+            fused = fuse_linear_bn_eval(owner, module)
         assert isinstance(fused, (nn.Conv2d, nn.Linear))
+        layer = next(layer for layer in self.layers if layer.name == before.target)
         layer.weight, layer.bias = fused.weight.detach().reshape(layer.weight.shape), _bias(fused)
+        return view
+
+    def add(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        if node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+            raise self.unsupported(node, "an addition with a factor", "add two tensors")
+        if not all(isinstance(arg, fx.Node) and arg in self.views for arg in node.args):
+            raise self.unsupported(node, "an addition of something that is no tensor", "add two tensors")
+        a, b = (self.view_of(node, arg) for arg in node.args)
+        if a.shape != b.shape or a.flat != b.flat:
+            raise self.unsupported(node, f"it adds tensors of shapes {a.shape} and {b.shape}", "give them one shape")
+        if self.in_place(node) and self.other_readers(node, a):
+            raise self.changed_in_place(node)
+        if set(a.channels) & set(b.channels):
+            raise self.unsupported(
+                node, "it adds a tensor to itself", "scale the weights before it instead, or add different tensors"
+            )
+        both = replace(
+            a, channels=tuple(channel for pair in zip(a.channels, b.channels, strict=True) for channel in pair)
+        )
+        return self.whole(self.constant(self.operator_name(node), "add", both, node), a.flat)
+
+    # -- averages
+
+    def average(self, node: fx.Node, module: nn.AvgPool2d | None = None) -> _View:
+        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+        if module is not None:
+            given = [getattr(module, name) for name in names]
+        else:
+            defaults = (None, None, 0, False, True, None)
+            given = [argument(node, at + 1, names[at], defaults[at]) for at in range(len(names))]
+        kernel = _pair(given[0])
+        stride, padding = _pair(given[1] or given[0]), _pair(given[2])
+        if given[3] or given[5] is not None:
+            raise self.unsupported(
+                node, "average pooling with ceil_mode or divisor_override", "leave these at their defaults"
+            )
+        if padding != (0, 0) and not given[4]:
+            raise self.unsupported(
+                node, "average pooling whose divisor changes at the border", "use count_include_pad=True or padding=0"
+            )
+        return self.averaged(node, kernel, stride, padding)
+
+    def adaptive_average(self, node: fx.Node, module: nn.AdaptiveAvgPool2d | None = None) -> _View:
+        view = self.view(node)
+        size = (int(node.meta["tensor_meta"].shape[2]), int(node.meta["tensor_meta"].shape[3]))
+        h, w = view.extents
+        if size == (h, w):
+            # AlexNet and VGG have one for images of other sizes; at the size they are made for it changes nothing.
+            return view
+        if h % size[0] or w % size[1]:
+            raise self.unsupported(
+                node, f"it averages {h}x{w} to {size[0]}x{size[1]}, windows of uneven size", "choose a divisor"
+            )
+        kernel = (h // size[0], w // size[1])
+        return self.averaged(node, kernel, kernel, (0, 0))
+
+    def mean(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        dims, keep = argument(node, 1, "dim"), bool(argument(node, 2, "keepdim", False))
+        if not isinstance(dims, (tuple, list)) or {dim % 4 for dim in dims} != {2, 3} or self.view(node).flat:
+            raise self.unsupported(node, f"a mean over dimensions {dims}", "average over height and width, (2, 3)")
+        view = self.averaged(node, self.view(node).extents, (1, 1), (0, 0))
+        return replace(view, flat=not keep)
+
+    def averaged(
+        self, node: fx.Node, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    ) -> _View:
+        view = self.view(node)
+        if view.flat:
+            raise self.unsupported(node, "an average after flattening")
+        name = self.operator_name(node)
+        return self.whole(self.constant(name, "average", view, node, kernel=kernel, stride=stride, padding=padding))
+
+    # -- normalisation
+
+    def response_norm(self, node: fx.Node, module: nn.LocalResponseNorm | None = None) -> _View:
+        view = self.view(node)
+        if view.flat:
+            raise self.unsupported(node, "local response normalisation after flattening")
+        if module is not None:
+            values = (module.size, module.alpha, module.beta, module.k)
+        else:
+            defaults = (("size", None), ("alpha", 1e-4), ("beta", 0.75), ("k", 1.0))
+            values = tuple(argument(node, at + 1, *given) for at, given in enumerate(defaults))
+        how = Normalisation(int(values[0]), float(values[1]), float(values[2]), float(values[3]))
+        if how.k <= 0 or how.alpha < 0:
+            raise self.unsupported(
+                node, "local response normalisation that may divide by zero", "use k > 0, alpha >= 0"
+            )
+        return self.whole(self.constant(self.operator_name(node), "lrn", view, node, normalisation=how))
 
     # -- what follows a layer
 
-    def relu(self, node: fx.Node, module: nn.Module | None = None) -> None:
+    def relu(self, node: fx.Node, module: nn.Module | None = None) -> _View:
         # ReLU and max pooling commute, so either order is the accelerator's.
-        self.last(node).relu = True
+        view, layers = self.followed(node)
+        for layer in layers:
+            layer.relu = True
+        return view
 
-    def pool(self, node: fx.Node, module: nn.MaxPool2d) -> None:
-        self.max_pool(
-            node,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.dilation,
-            module.ceil_mode,
-            module.return_indices,
-        )
+    def relu6(self, node: fx.Node, module: nn.Hardtanh | None = None) -> _View:
+        if module is not None:
+            bounds = (module.min_val, module.max_val)
+        elif _target_name(node).startswith("relu6"):
+            bounds = (0, 6)
+        else:
+            bounds = (argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
+        if bounds != (0, 6):
+            raise self.unsupported(node, f"clamping to {bounds}", "use ReLU or ReLU6")
+        view, layers = self.followed(node)
+        for layer in layers:
+            layer.relu, layer.upper = True, 6.0
+        return view
 
-    def pool_function(self, node: fx.Node) -> None:
+    def pool(self, node: fx.Node, module: nn.MaxPool2d | None = None) -> _View:
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-        given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-        given = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False} | given
-        self.max_pool(node, *(given[name] for name in names))
-
-    def max_pool(
-        self, node: fx.Node, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, indices: Any
-    ) -> None:
-        layer = self.last(node)
-        if layer.pool is not None:
-            raise self.unsupported(node, "a second pooling after one layer", "put a convolution between them")
+        if module is not None:
+            given = [getattr(module, name) for name in names]
+        else:
+            defaults = (None, None, 0, 1, False, False)
+            given = [argument(node, at + 1, names[at], defaults[at]) for at in range(len(names))]
+        kernel, stride, padding, dilation, ceil_mode, indices = given
         sizes = []
         for what, value in (("kernel", kernel), ("stride", stride or kernel), ("padding", padding)):
-            pair = (value, value) if isinstance(value, int) else tuple(value)
-            if pair[0] != pair[-1]:
+            pair = _pair(value)
+            if pair[0] != pair[1]:
                 raise self.unsupported(node, f"pooling {what} {pair} is not square", "use a square window")
-            sizes.append(int(pair[0]))
-        if dilation not in (1, (1, 1)) or ceil_mode or indices:
-            raise self.unsupported(node, "pooling with dilation, ceil_mode or indices", "leave these at their defaults")
-        layer.pool = Pool(sizes[0], sizes[1], sizes[2])
+            sizes.append(pair[0])
+        if _pair(dilation) != (1, 1) or indices:
+            raise self.unsupported(node, "pooling with dilation or indices", "leave these at their defaults")
+        view, layers = self.followed(node, pooling=True)
+        how = Pool(sizes[0], sizes[1], sizes[2], bool(ceil_mode))
+        for layer in layers:
+            layer.pool = how
+        return replace(view, extents=(how.out(view.extents[0]), how.out(view.extents[1])))
 
-    def flatten(self, node: fx.Node, module: nn.Module | None = None) -> None:
-        meta = node.meta["tensor_meta"].shape
-        flat = (2, math.prod(self.input_shape()))
-        if tuple(meta) == flat:
-            self.flat = True
-        elif tuple(meta) != (2, *self.input_shape()):
-            raise self.unsupported(node, f"it reshapes to {tuple(meta[1:])}", "only flattening each image is supported")
+    def followed(self, node: fx.Node, *, pooling: bool = False) -> tuple[_View, list[FloatLayer]]:
+        """Where a ReLU or pooling goes: into the layers before it, or into a copy if these have other readers."""
+        view = self.view(node)
+        if pooling and view.flat:
+            raise self.unsupported(node, "pooling after flattening")
+        others = self.other_readers(node, view)
+        if others and self.in_place(node):
+            raise self.changed_in_place(node)
+        layers = [layer for layer in self.layers if layer.name in view.names]
+        shown = set(view.channels)
+        entire = INPUT not in view.names and all(
+            (layer.name, channel) in shown for layer in layers for channel in range(len(layer.weight))
+        )
+        if others or not entire or (pooling and any(layer.pool is not None for layer in layers)):
+            copied = self.constant(self.operator_name(node), "identity", view, node)
+            return self.whole(copied, view.flat), [copied]
+        return view, layers
 
-    def skip(self, node: fx.Node, module: nn.Module | None = None) -> None:
-        """Nothing happens in evaluation mode."""
+    def other_readers(self, node: fx.Node, view: _View) -> bool:
+        """Whether something else than `node` reads the layers that a view shows, as they are before `node`."""
+        names = view.names
+        shown = {other for other, held in self.views.items() if names & _names(held)}
+        return any(
+            user is not node and user not in shown and user in self.needed for other in shown for user in other.users
+        )
 
-    def adaptive_average(self, node: fx.Node, module: nn.AdaptiveAvgPool2d) -> None:
-        """AlexNet and VGG have one for images of other sizes; at the size they are made for it changes nothing."""
-        if node.meta["tensor_meta"].shape[2:] != self.input_shape()[1:]:
-            raise self.unsupported(node, "this operator is not supported where it averages")
-
-    def functional_dropout(self, node: fx.Node) -> None:
-        training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
-        if training:
-            raise self.unsupported(node, "dropout that stays on in evaluation", "pass training=self.training")
-
-    # -- where we are
-
-    def last(self, node: fx.Node) -> FloatLayer:
-        if not self.layers:
-            raise self.unsupported(node, "it comes before the first layer", "begin with a convolution or linear layer")
-        return self.layers[-1]
-
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape of the current tensor, unflattened."""
-        if not self.layers:
-            c, h, w = self.shape
-            return c, h, w
-        layer = self.layers[-1]
-        h, w = layer.conv_extents
-        if layer.pool is not None:
-            h, w = layer.pool.out(h), layer.pool.out(w)
-        return layer.weight.shape[0], h, w
+    def changed_in_place(self, node: fx.Node) -> CompileError:
+        return self.unsupported(node, "it changes in place what others read", "use inplace=False")
 
 
-_MODULES: tuple[tuple[Any, Callable[..., None]], ...] = (
+_MODULES: tuple[tuple[Any, Callable[..., _View | list[_View]]], ...] = (
     (nn.Conv2d, _Walk.convolution),
     (nn.Linear, _Walk.linear),
     ((nn.BatchNorm1d, nn.BatchNorm2d), _Walk.batch_norm),
     (nn.ReLU, _Walk.relu),
+    (nn.Hardtanh, _Walk.relu6),
     (nn.MaxPool2d, _Walk.pool),
-    (nn.Flatten, _Walk.flatten),
+    (nn.AvgPool2d, _Walk.average),
     (nn.AdaptiveAvgPool2d, _Walk.adaptive_average),
+    (nn.LocalResponseNorm, _Walk.response_norm),
+    (nn.ChannelShuffle, _Walk.shuffle),
+    ((nn.Flatten, nn.Unflatten), _Walk.reshape),
     (_SKIPPED_MODULES, _Walk.skip),
 )
-_FUNCTIONS: dict[str, Callable[..., None]] = {
+_FUNCTIONS: dict[str, Callable[..., _View | list[_View]]] = {
     "relu": _Walk.relu,
-    "max_pool2d": _Walk.pool_function,
-    "flatten": _Walk.flatten,
-    "view": _Walk.flatten,
-    "reshape": _Walk.flatten,
+    "relu6": _Walk.relu6,
+    "hardtanh": _Walk.relu6,
+    "max_pool2d": _Walk.pool,
+    "avg_pool2d": _Walk.average,
+    "adaptive_avg_pool2d": _Walk.adaptive_average,
+    "mean": _Walk.mean,
+    "local_response_norm": _Walk.response_norm,
+    "add": _Walk.add,
+    "iadd": _Walk.add,
+    "cat": _Walk.concatenate,
+    "concat": _Walk.concatenate,
+    "concatenate": _Walk.concatenate,
+    "chunk": _Walk.split,
+    "split": _Walk.split,
+    "getitem": _Walk.item,
+    "channel_shuffle": _Walk.shuffle,
+    "transpose": _Walk.transpose,
+    "permute": _Walk.transpose,
+    "flatten": _Walk.reshape,
+    "unflatten": _Walk.reshape,
+    "view": _Walk.reshape,
+    "reshape": _Walk.reshape,
     "contiguous": _Walk.skip,
     "dropout": _Walk.functional_dropout,
 }
-_SHAPE_HELPERS |= {operator.getitem.__name__}
+
+
+def _target_name(node: fx.Node) -> str:
+    """Name of what a node calls."""
+    if node.target is F.max_pool2d:
+        return "max_pool2d"
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, wherever it stands."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """PyTorch's sizes: one number for both directions, or two."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    return int(pair[0]), int(pair[-1])
+
+
+def _names(held: _View | list[_View]) -> set[str]:
+    return held.names if isinstance(held, _View) else set().union(*(view.names for view in held))
 
 
 def _bias(module: nn.Conv2d | nn.Linear) -> torch.Tensor:

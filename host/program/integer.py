@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from host.program import pipecnn
+from host.program import lrn, pipecnn
 from host.program.layers import Layer, Pool
 
 Int8 = npt.NDArray[np.int8]
@@ -119,4 +119,7 @@ def finish(
 
 def run_layer(x: Int8, weight: Int8, bias: Int32, layer: Layer) -> LayerOutputs:
     """One layer, fault-free, on int8 input of shape (N, *layer.in_shape)."""
+    if layer.operator == "lrn":
+        conv = lrn.normalise(x, layer)
+        return LayerOutputs(conv, conv if layer.pool is None else max_pool(conv, layer.pool))
     return finish(accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups), layer)

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from host import cli, models
 from host.compiler import compile as compiler
 from host.compiler import report as compile_report
-from host.compiler.limits import CompileError
 from host.program.program import Program
 from hw.config import Config
 from tests.host.test_cli import needs_data, redline
@@ -88,14 +87,6 @@ def test_adaptive_pooling_that_changes_nothing_is_no_obstacle() -> None:
     assert program.names == ("0", "3")
 
 
-def test_adaptive_pooling_that_averages_is_named() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
-    with pytest.raises(
-        CompileError, match=r"layer '1 \(AdaptiveAvgPool2d\)': this operator is not supported where it averages"
-    ):
-        compiled(net, 3, 8, 8)
-
-
 @needs_data
 def test_the_report_is_a_table_or_json() -> None:
     shown = redline("compile", "lenet5", "--report", COLUMNS="200")
@@ -128,13 +119,6 @@ def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> No
     done = CliRunner().invoke(cli.app, ["compile", *arguments])
     assert done.exit_code == 1
     assert message in " ".join(done.output.split())
-
-
-def test_a_network_that_is_no_chain_gets_the_compilers_error() -> None:
-    done = redline("compile", "squeezenet1_1", "--report")
-    assert done.returncode == 1
-    assert "error: layer 'features.2 (MaxPool2d)'" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
