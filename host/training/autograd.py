@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from host.program.layers import Layer, Pool
+from host.compiler.trace import normalise
+from host.program.layers import Layer, Normalisation, Pool
 from host.program.program import Program
 
 Int8 = npt.NDArray[np.int8]
@@ -31,6 +32,11 @@ class Geometry:
     in_shape : (C, H, W)
         Of the unfolded input.
     in_frac, out_frac : int
+    groups : int
+    upper : int
+        Largest output, in integers.
+    normalisation : Normalisation, optional
+        Of a local response normalisation, which has no weights.
     """
 
     linear: bool
@@ -41,10 +47,13 @@ class Geometry:
     in_shape: tuple[int, int, int]
     in_frac: int
     out_frac: int
+    groups: int = 1
+    upper: int = 127
+    normalisation: Normalisation | None = None
 
     @classmethod
-    def of(cls, layer: Layer, program: Program, module: nn.Module) -> Geometry:
-        """Geometry of a Program's layer, unfolded; `module` is the network's module it came from."""
+    def of(cls, layer: Layer, program: Program, module: nn.Module | None) -> Geometry:
+        """Geometry of a Program's layer, unfolded; `module` is the network's module it came from, if it has weights."""
         linear = isinstance(module, nn.Linear)
         if layer.fold is None:
             stride, padding, in_shape = layer.stride, layer.padding, layer.in_shape
@@ -52,12 +61,28 @@ class Geometry:
             stride = (layer.stride[0], layer.fold.stride_x)
             padding = (layer.padding[0], layer.fold.pad_x)
             in_shape = program.input_shape
-        return cls(linear, stride, padding, layer.relu, layer.pool, in_shape, layer.in_frac, layer.out_frac)
+        return cls(
+            linear,
+            stride,
+            padding,
+            layer.relu,
+            layer.pool,
+            in_shape,
+            layer.in_frac,
+            layer.out_frac,
+            layer.groups,
+            layer.upper,
+            layer.normalisation,
+        )
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one layer read and produced in one launch, int8 NCHW: its input, and its output before and after pooling."""
+    """What one layer read and produced in one launch, int8 NCHW.
+
+    Its input (the channels chosen from its sources; at `in_frac`, but for an addition, whose backward does not read
+    them), and its output before and after pooling.
+    """
 
     inputs: Int8
     conv: Int8
@@ -65,13 +90,14 @@ class Recorded:
 
 
 class DeviceLayer(torch.autograd.Function):
-    """A convolution or linear layer with ReLU and max pooling, executed by a device.
+    """A layer with ReLU and max pooling, executed by a device.
 
     Forward: the device's final output, dequantised (the float input is not read, only its place in the graph is used).
     Backward, the straight-through estimator (Bengio et al. 2013, section 4) for the rounding, exact for the rest:
     pooling sends the gradient to the largest of the device's values (the first, where several are); ReLU and saturation
     pass it where the device's value lies strictly between the bounds; the convolution differentiates at the float
-    master weights and the device's (dequantised) input.
+    master weights and the device's (dequantised) input; an addition, average or copy at the constants it stands for (1,
+    1 / window, 1); local response normalisation by its float formula at the device's input.
     """
 
     @staticmethod
@@ -88,10 +114,10 @@ class DeviceLayer(torch.autograd.Function):
 
         Parameters
         ----------
-        x : float32, shape (N, ...)
-            The previous layer's value.
+        x : float32, shape (N, C, H, W)
+            The layer's input, gathered from its sources' values.
         weight, bias : float32
-            Master weights, as the module has them.
+            Master weights, as the module has them; of other operators, their constants (`constant_weight`).
         geometry : Geometry
         recorded : Recorded
             What backward goes through.
@@ -100,12 +126,11 @@ class DeviceLayer(torch.autograd.Function):
 
         Returns
         -------
-        float32, shape (N, M) of a linear layer, (N, M, PH, PW) of a convolution
+        float32, shape (N, M, PH, PW)
         """
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.recorded, ctx.x_shape = geometry, recorded, x.shape
-        out = dequantise(value, geometry.out_frac)
-        return out.flatten(1) if geometry.linear else out
+        return dequantise(value, geometry.out_frac)
 
     @staticmethod
     @once_differentiable
@@ -117,7 +142,11 @@ class DeviceLayer(torch.autograd.Function):
         inputs = dequantise(recorded.inputs, geometry.in_frac)
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
-        if geometry.linear:
+        if geometry.normalisation is not None:
+            with torch.enable_grad():
+                at = inputs.requires_grad_()
+                (grad_x,) = torch.autograd.grad(normalise(at, geometry.normalisation), at, grad_acc)
+        elif geometry.linear:
             flat = grad_acc.flatten(1)
             grad_x = flat @ weight if wants_x else None
             grad_weight = flat.T @ inputs.flatten(1) if wants_weight else None
@@ -133,7 +162,7 @@ class DeviceLayer(torch.autograd.Function):
                 [1, 1],
                 False,
                 [0, 0],
-                1,
+                geometry.groups,
                 [wants_x, wants_weight, wants_bias],
             )
         grad_x = grad_x.reshape(ctx.x_shape) if grad_x is not None else None
@@ -146,12 +175,20 @@ def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometr
     if geometry.pool is not None:
         pool = geometry.pool
         # int8 values are exact in float32, and padding counts as -infinity there.
-        _, chosen = F.max_pool2d(conv.float(), pool.kernel, pool.stride, pool.pad, return_indices=True)
+        _, chosen = F.max_pool2d(
+            conv.float(), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil, return_indices=True
+        )
         n, m = conv.shape[:2]
         spread = torch.zeros(n, m, conv.shape[2] * conv.shape[3])
         grad = spread.scatter_add_(2, chosen.flatten(2), grad.flatten(2)).reshape(conv.shape)
     low = 0 if geometry.relu else -128
-    return grad * ((conv > low) & (conv < 127))
+    return grad * ((conv > low) & (conv < geometry.upper))
+
+
+def constant_weight(layer: Layer) -> torch.Tensor:
+    """Float weights that an operator without parameters stands for."""
+    value = 1.0 / (layer.kernel[0] * layer.kernel[1]) if layer.operator == "average" else 1.0
+    return torch.full(layer.weight_shape, value)
 
 
 def dequantise(x: Int8, frac: int) -> torch.Tensor:

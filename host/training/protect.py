@@ -10,7 +10,9 @@ import torch
 
 from host.devices.device import Int8
 from host.faults.models import Fault
+from host.program.arrangement import gather
 from host.program.integer import run_layer
+from host.program.layers import INPUT
 from host.training.twin import AttachError, Twin
 
 BATCH = 128
@@ -141,11 +143,11 @@ def error_shares(
         for at in range(0, len(quantised), BATCH):
             batch = quantised[at : at + BATCH]
             faulty = twin.run(batch, writeback=True).out
-            value = program.fold_input(batch)
+            values = {INPUT: program.fold_input(batch)}
             for layer in program.layers:
                 name = layer.name
-                clean = run_layer(value, program.weights[name], program.biases[name], layer).out
-                value = clean if inherited else faulty[name]
+                clean = run_layer(gather(values, layer), program.weights[name], program.biases[name], layer).out
+                values[name] = clean if inherited else faulty[name]
                 wrong[name] += int(np.count_nonzero(_distance(faulty[name], clean) > threshold))
                 total[name] += clean.size
     return {name: wrong[name] / total[name] for name in twin.layers}

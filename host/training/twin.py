@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,8 +16,10 @@ from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs, Runtime
 from host.faults import canary
 from host.faults.models import Fault
+from host.program.arrangement import gather
+from host.program.layers import INPUT, Layer
 from host.program.program import Program
-from host.training.autograd import DeviceLayer, Geometry, Recorded, dequantise
+from host.training.autograd import DeviceLayer, Geometry, Recorded, constant_weight, dequantise
 
 Gradient = Literal["straight_through", "clean"]
 
@@ -145,13 +147,22 @@ class Twin(nn.Module):
     def _install(self, program: Program) -> None:
         self.program = program
         self.runtime = Runtime(program, self.device)
-        self._geometry = {layer.name: Geometry.of(layer, program, self._module(layer.name)) for layer in program.layers}
+        self._geometry = {
+            layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name))
+            for layer in program.layers
+        }
 
     def _module(self, name: str) -> nn.Module:
         return self.net.get_submodule(self.program.modules[name])
 
     def effective(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A layer's float weight and bias as functions of the network's parameters: a batch norm after it folded in."""
+        """A layer's float weight and bias as functions of the network's parameters: a batch norm after it folded in.
+
+        Of a layer that is no module with weights: the constants it stands for.
+        """
+        layer = self.program.layer(name)
+        if layer.constant:
+            return constant_weight(layer), None
         module = self._module(name)
         weight, bias = module.weight, module.bias
         assert isinstance(weight, torch.Tensor)
@@ -176,7 +187,10 @@ class Twin(nn.Module):
         Changes are found by comparing values, so that none is missed however it was made.
         """
         changed = []
-        for name in self.layers:
+        for layer in self.program.layers:
+            if layer.constant:
+                continue
+            name = layer.name
             with torch.no_grad():
                 weight, bias = self.effective(name)
             old = self._written.get(name)
@@ -214,15 +228,16 @@ class Twin(nn.Module):
         through = outputs
         if self._faults is not None and self.gradient == "clean":
             through = self.run(images, writeback=True, faults=False)
-        value, read = x, images
+        values = {INPUT: x}
+        recorded = {INPUT: images}
         for layer in self.program.layers:
             weight, bias = self.effective(layer.name)
-            recorded = Recorded(read, through.conv[layer.name], through.out[layer.name])
+            kept = Recorded(gather(recorded, layer), through.conv[layer.name], through.out[layer.name])
             value = DeviceLayer.apply(
-                value, weight, bias, self._geometry[layer.name], recorded, outputs.out[layer.name]
+                _gather(values, layer), weight, bias, self._geometry[layer.name], kept, outputs.out[layer.name]
             )
-            read = recorded.out
-        return value.reshape(len(x), *self._out_shape)
+            values[layer.name], recorded[layer.name] = value, kept.out
+        return values[last.name].reshape(len(x), *self._out_shape)
 
     def run(self, images: Int8, *, writeback: bool, faults: bool = True) -> Outputs:
         """Run int8 images, shape (N, C, H, W), on the device; counts them as the fault context's next, if `faults`."""
@@ -281,6 +296,13 @@ class _FaultStream:
     faults: Fault
     seed: int
     next_image: int
+
+
+def _gather(values: Mapping[str, torch.Tensor], layer: Layer) -> torch.Tensor:
+    """A layer's input, shape (N, C, H, W), from its sources' values: `host.program.arrangement.gather` for autograd."""
+    whole = [values[name] for name in layer.sources]
+    stacked = whole[0] if len(whole) == 1 else torch.cat(whole, 1)
+    return stacked if layer.channels is None else stacked.index_select(1, torch.tensor(layer.channels))
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor | None) -> bool:
