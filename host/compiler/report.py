@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from host.compiler.limits import CompileError, check_accelerator, feature_words, is_fully_connected
-from host.program import arrangement
-from host.program.layers import Layer, Placement
+from host.program import arrangement, lrn
+from host.program.layers import Layer, Operator, Placement
 from host.program.program import Program
 from hw.config import Config
 from hw.layout import output_groups
@@ -20,6 +20,12 @@ class LayerCost:
 
     Attributes
     ----------
+    kind : str
+        In words: "fully connected", "convolution", "grouped convolution", "depthwise convolution", or the operator.
+    operator : str
+    sources : tuple of str
+        Names of the layers it reads, or "input".
+    groups : int
     input, output : three ints
         (C, H, W) as the network has them: before folding, after pooling.
     kernel : two ints
@@ -44,6 +50,9 @@ class LayerCost:
 
     name: str
     kind: str
+    operator: Operator
+    sources: tuple[str, ...]
+    groups: int
     input: tuple[int, int, int]
     output: tuple[int, int, int]
     kernel: tuple[int, int]
@@ -72,12 +81,15 @@ def _cost(layer: Layer, config: Config) -> LayerCost:
     network_input, kernel = layer.in_shape, layer.kernel
     if fold is not None:
         network_input, kernel = (fold.channels, layer.in_shape[1], fold.width), (layer.kernel[0], fold.kernel_w)
-    weights = m * network_input[0] * kernel[0] * kernel[1]
+    weights = m * (network_input[0] // layer.groups) * kernel[0] * kernel[1]
     macs = weights * oh * ow
     steps = output_groups(m, config.lanes, config.vec) * oh * ow * arrangement.steps(layer, config)
     return LayerCost(
         name=layer.name,
-        kind="fully connected" if is_fully_connected(layer) else "convolution",
+        kind=_kind(layer),
+        operator=layer.operator,
+        sources=layer.sources,
+        groups=layer.groups,
         input=network_input,
         output=layer.out_shape,
         kernel=kernel,
@@ -96,7 +108,25 @@ def _cost(layer: Layer, config: Config) -> LayerCost:
     )
 
 
+def _kind(layer: Layer) -> str:
+    if layer.operator != "convolution":
+        return _OPERATORS[layer.operator]
+    if layer.groups == 1:
+        return "fully connected" if is_fully_connected(layer) else "convolution"
+    return "depthwise convolution" if layer.groups == layer.in_shape[0] else "grouped convolution"
+
+
+_OPERATORS = {
+    "add": "addition",
+    "average": "average pooling",
+    "identity": "copy",
+    "lrn": "local response normalisation",
+}
+
+
 def _why(layer: Layer, config: Config) -> str:
+    if layer.operator == "lrn":
+        return lrn.NOT_THERE
     try:
         check_accelerator(layer, config)
     except CompileError as error:
@@ -104,6 +134,11 @@ def _why(layer: Layer, config: Config) -> str:
     if layer.placement == "cpu":
         return "protected"
     reasons = ["kernel columns folded into channels"] if layer.fold else []
+    if layer.constant:
+        reasons.append(f"{_kind(layer)} as a convolution with constant weights, from {', '.join(layer.sources)}")
+    elif len(layer.sources) > 1 or layer.channels is not None:
+        rearranged = "" if layer.channels is None else f"{layer.in_shape[0]} channels chosen "
+        reasons.append(f"reads {rearranged}{'of' if rearranged else 'all of'} {', '.join(layer.sources)}")
     needed = feature_words(layer.in_shape, config.vec) * config.vec
     if needed > config.feature_bytes:
         reasons.append(f"in tiles: its input takes {needed:,} bytes, a feature buffer holds {config.feature_bytes:,}")

@@ -74,6 +74,43 @@ def test_a_layer_larger_than_the_buffers_says_so() -> None:
     assert cost.why == "in tiles: its input takes 102,400 bytes, a feature buffer holds 65,536"
 
 
+class Block(nn.Module):
+    """A bit of everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+        self.norm = nn.LocalResponseNorm(3)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x))
+        y = self.depthwise(x) + x
+        return nn.functional.avg_pool2d(self.last(torch.cat((y, self.grouped(x)), 1)), 2)
+
+
+def test_every_operator_is_reported_with_its_sources() -> None:
+    program = compiled(Block(), 3, 6, 6, fallback="cpu")
+    found = {cost.name: cost for cost in compile_report.costs(program)}
+    assert [(cost.kind, cost.sources, cost.groups, cost.runs_on) for cost in found.values()] == [
+        ("convolution", ("input",), 1, "accelerator"),
+        ("local response normalisation", ("stem",), 8, "cpu"),
+        ("depthwise convolution", ("norm",), 8, "accelerator"),
+        ("addition", ("depthwise", "norm"), 8, "accelerator"),
+        ("grouped convolution", ("norm",), 2, "accelerator"),
+        ("convolution", ("add", "grouped"), 1, "accelerator"),
+        ("average pooling", ("last",), 4, "accelerator"),
+    ]
+    assert found["norm"].why == "the accelerator has no local response normalisation"
+    assert found["add"].why == "addition as a convolution with constant weights, from depthwise, norm"
+    assert found["last"].why == "reads all of add, grouped"
+    assert (found["depthwise"].macs, found["depthwise"].parameter_bytes) == (8 * 36 * 9, 8 * 9 + 8 * 4)
+    assert (found["grouped"].macs, found["add"].macs) == (8 * 4 * 36, 8 * 2 * 36)
+    assert json.loads(json.dumps(compile_report.as_dict("block", program)))["layers"][3]["operator"] == "add"
+
+
 def test_fractions_are_the_programs() -> None:
     program = compiled(models.lenet5(pretrained=True), 1, 28, 28)
     for cost, layer in zip(compile_report.costs(program), program.layers, strict=True):
