@@ -71,7 +71,7 @@ def compile(
                 f"layer {source.name!r}: its weights or bias hold NaN or infinite values; training has diverged: "
                 "restore earlier weights"
             )
-    fractions = _Fractions(graph, _wanted(graph, images), per_channel)
+    fractions = _Fractions(graph, _wanted(graph, images), per_channel, config.arithmetic == "pipecnn")
     layers: list[Layer] = []
     for source in graph:
         layer = fractions.layer(source)
@@ -82,7 +82,9 @@ def compile(
     weights, biases = {}, {}
     for layer, source in zip(layers, graph, strict=True):
         quantised = (
-            _constants(layer, fractions) if layer.constant else quantise_layer(layer, source.weight, source.bias)
+            _constants(layer, fractions)
+            if layer.constant
+            else quantise_layer(layer, source.weight, source.bias, config.arithmetic)
         )
         weights[layer.name], biases[layer.name] = quantised
     c, h, w = images.shape[1:]
@@ -137,9 +139,13 @@ class _Fractions:
 
     Tensors that a layer reads together share a fraction, and a copy has that of what it copies: such tensors form a
     class, whose fraction begins at the least that its members want and is lowered until every layer's shift is legal.
+    PipeCNN's arithmetic needs shifts of at least 1, also for the bias.
     """
 
-    def __init__(self, graph: list[FloatLayer], wanted: dict[str, int | None], per_channel: bool) -> None:
+    def __init__(
+        self, graph: list[FloatLayer], wanted: dict[str, int | None], per_channel: bool, pipecnn: bool
+    ) -> None:
+        self.least = int(pipecnn)
         self.sources = {layer.name: layer for layer in graph}
         self.head = {name: name for name in wanted}
         for layer in graph:
@@ -155,7 +161,9 @@ class _Fractions:
                 self.value[head] = min(frac, self.value.get(head, frac))
         for head in {self._find(name) for name in wanted}:
             self.value.setdefault(head, UNUSED_FRAC)
-        self.weights = {layer.name: _Weights(layer, per_channel) for layer in graph if layer.operator == "convolution"}
+        self.weights = {
+            layer.name: _Weights(layer, per_channel, pipecnn) for layer in graph if layer.operator == "convolution"
+        }
         lowered = True
         while lowered:
             lowered = False
@@ -191,23 +199,23 @@ class _Fractions:
         if layer.operator == "convolution":
             # A shift below zero cannot be done: the output takes a coarser scale, which loses less than saturating
             # weights.
-            return [
-                (layer.name, in_frac + frac) for frac in self.weights[layer.name].fracs(in_frac) if frac is not None
-            ]
+            fracs = [frac for frac in self.weights[layer.name].fracs(in_frac) if frac is not None]
+            bias = [(layer.name, frac - self.least) for frac in fracs] if self.least else []
+            return [(layer.name, in_frac + frac - self.least) for frac in fracs] + bias
         if layer.operator == "average":
-            return [(layer.name, in_frac + _average(layer)[1])]
+            return [(layer.name, in_frac + _average(layer)[1] - self.least)]
         if layer.operator == "lrn":
             return [(layer.name, in_frac + lrn.FACTOR_FRAC)]
         if layer.operator == "add":
             a, b = (operand[0] for operand in layer.operands)
             coarse, fine = sorted((a, b), key=self.__getitem__)
-            return [(fine, self[coarse] + MAX_ADD_BITS), (layer.name, self[coarse] + MAX_ADD_BITS)]
+            return [(fine, self[coarse] + MAX_ADD_BITS), (layer.name, self[coarse] + MAX_ADD_BITS - self.least)]
         return []
 
     def added(self, layer: FloatLayer) -> tuple[int, int, int]:
         """Fractions of an addition's operands and of its accumulator."""
         a, b = (self[operand[0]] for operand in layer.operands)
-        return a, b, max(a, b, self[layer.name])
+        return a, b, max(a, b, self[layer.name] + self.least)
 
     def layer(self, source: FloatLayer) -> Layer:
         """The integer layer of a float one."""
@@ -216,7 +224,11 @@ class _Fractions:
         if source.operator == "convolution":
             weight_frac = self.weights[source.name].chosen(in_frac, out_frac)
         else:
-            each = {"average": lambda: _average(source)[1], "lrn": lambda: lrn.FACTOR_FRAC, "identity": lambda: 0}
+            each = {
+                "average": lambda: _average(source)[1],
+                "lrn": lambda: lrn.FACTOR_FRAC,
+                "identity": lambda: self.least,
+            }
             one = self.added(source)[2] - in_frac if source.operator == "add" else each[source.operator]()
             weight_frac = (one,) * channels
         upper = 127
@@ -254,20 +266,22 @@ class _Fractions:
 class _Weights:
     """Fractions that a convolution's weights want, per tensor or per output channel."""
 
-    def __init__(self, source: FloatLayer, per_channel: bool) -> None:
+    def __init__(self, source: FloatLayer, per_channel: bool, pipecnn: bool) -> None:
+        self.pipecnn = pipecnn
         weight, bias = source.weight.numpy(), source.bias.numpy()
         self.channels, self.per_channel = len(weight), per_channel
         groups = [weight[m : m + 1] for m in range(len(weight))] if per_channel else [weight]
         self.found = [quantisation.best_frac(group) for group in groups]
         bias_groups = [bias[m : m + 1] for m in range(len(bias))] if per_channel else [bias]
-        # A bias must fit int32 at scale in_frac + weight_frac.
+        # A bias must fit int32 at scale in_frac + weight_frac; PipeCNN's, int8 at weight_frac.
+        largest = 127 if pipecnn else 2**31 - 1
         peaks = [float(np.max(np.abs(biases), initial=0.0)) for biases in bias_groups]
-        self.most = [10_000 if peak == 0 else int(np.floor(np.log2((2**31 - 1) / peak))) for peak in peaks]
+        self.most = [10_000 if peak == 0 else int(np.floor(np.log2(largest / peak))) for peak in peaks]
 
     def fracs(self, in_frac: int) -> list[int | None]:
         """What each group's weights want and its biases allow; None where all weights are zero."""
         return [
-            None if frac is None else min(frac, most - in_frac)
+            None if frac is None else min(frac, most if self.pipecnn else most - in_frac)
             for frac, most in zip(self.found, self.most, strict=True)
         ]
 
@@ -275,7 +289,10 @@ class _Weights:
         """One fraction an output channel."""
         fracs = self.fracs(in_frac)
         limit = params.MAX_SHIFT + out_frac - in_frac
-        fallback = min((frac for frac in fracs if frac is not None), default=max(UNUSED_FRAC, out_frac - in_frac))
+        unused = max(UNUSED_FRAC, out_frac - in_frac)
+        if self.pipecnn:
+            unused = max(unused, out_frac, out_frac - in_frac) + 1
+        fallback = min((frac for frac in fracs if frac is not None), default=unused)
         # A shift above 31 means weights far below what the output can show: they take a coarser scale.
         per_group = [min(fallback if frac is None else frac, limit) for frac in fracs]
         return tuple(per_group if self.per_channel else per_group * self.channels)
@@ -292,7 +309,7 @@ def _average(layer: FloatLayer) -> tuple[int, int]:
 
 def _constants(layer: Layer, fractions: _Fractions) -> tuple[Int8, Int32]:
     """Integer weights and biases of an operator that has nothing to train."""
-    weight = np.ones(layer.weight_shape, np.int8)
+    weight = np.full(layer.weight_shape, 1 << fractions.least, np.int8)
     source = fractions.sources[layer.name]
     if layer.operator == "average":
         weight[:] = _average(source)[0]

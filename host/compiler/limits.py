@@ -52,6 +52,8 @@ def fits_on_chip(layer: Layer, config: Config) -> bool:
 def check_layer(layer: Layer, config: Config) -> None:
     """Raise `CompileError` unless the layer is well formed and, where placed there, fits the accelerator."""
     check_arithmetic(layer)
+    if config.arithmetic == "pipecnn" and layer.operator != "lrn":
+        check_pipecnn(layer)
     if layer.placement == "accelerator":
         check_accelerator(layer, config)
 
@@ -98,6 +100,23 @@ def check_arithmetic(layer: Layer) -> None:
             raise CompileError(
                 layer.name, f"pooling window {pool.kernel} is larger than its input {oh}x{ow}", "use larger images"
             )
+
+
+def check_pipecnn(layer: Layer) -> None:
+    """The preconditions of PipeCNN's arithmetic (`host.program.pipecnn`)."""
+    if min(layer.shift) < 1:
+        raise CompileError(
+            layer.name,
+            f"requantisation shift {min(layer.shift)} is below PipeCNN's least, 1",
+            "choose a smaller out_frac, or the plain arithmetic",
+        )
+    bias_shift = min(layer.weight_frac) - layer.out_frac
+    if not layer.constant and bias_shift < 1:
+        raise CompileError(
+            layer.name,
+            f"its bias shift {bias_shift} (weight_frac - out_frac) is below PipeCNN's least, 1",
+            "choose a smaller out_frac, or the plain arithmetic",
+        )
 
 
 def check_accelerator(layer: Layer, config: Config) -> None:

@@ -122,8 +122,9 @@ class Runtime:
                 for at in positions:
                     layer = self.program.layers[at]
                     name = layer.name
+                    integers = self.program.weights[name], self.program.biases[name]
                     conv[name], out[name] = run_layer(
-                        gather(values, layer), self.program.weights[name], self.program.biases[name], layer
+                        gather(values, layer), *integers, layer, self.program.config.arithmetic
                     )
                     values[name] = out[name]
                 continue

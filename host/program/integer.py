@@ -117,9 +117,11 @@ def finish(
     return LayerOutputs(conv, conv if layer.pool is None else max_pool(conv, layer.pool))
 
 
-def run_layer(x: Int8, weight: Int8, bias: Int32, layer: Layer) -> LayerOutputs:
-    """One layer, fault-free, on int8 input of shape (N, *layer.in_shape)."""
+def run_layer(x: Int8, weight: Int8, bias: Int32, layer: Layer, arithmetic: str = "redline") -> LayerOutputs:
+    """One layer, fault-free, on int8 input of shape (N, *layer.in_shape); `arithmetic` as in `hw.config.Config`."""
     if layer.operator == "lrn":
         conv = lrn.normalise(x, layer)
         return LayerOutputs(conv, conv if layer.pool is None else max_pool(conv, layer.pool))
-    return finish(accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups), layer)
+    added = bias if arithmetic == "pipecnn" else None
+    start = bias if added is None else np.zeros_like(bias)
+    return finish(accumulate(x, weight, start, layer.stride, layer.padding, layer.groups), layer, added=added)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors.numpy import save as serialise
 
 from host.compiler.limits import check_layer
-from host.program import fold, quantisation
+from host.program import fold, pipecnn, quantisation
 from host.program.layers import INPUT, Fold, Layer, Normalisation, Placement, Pool
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
@@ -43,7 +43,7 @@ class Program:
     weights : dict of int8 arrays, shape (M, C / groups, KH, KW)
         As the accelerator sees them: folded, for a folded first layer.
     biases : dict of int32 arrays, shape (M,)
-        At scale `in_frac + weight_frac`.
+        At scale `in_frac + weight_frac`; in PipeCNN's arithmetic as it is added to an output (`pipecnn.stored_bias`).
     input_shape : (C, H, W)
         Of the network's input, unfolded.
     input_frac : int
@@ -191,7 +191,7 @@ class Program:
             If a value is NaN or infinite, or a shape does not fit.
         """
         layer = self.layer(name)
-        self.weights[name], self.biases[name] = quantise_layer(layer, weight, bias)
+        self.weights[name], self.biases[name] = quantise_layer(layer, weight, bias, self.config.arithmetic)
 
     # -- inputs
 
@@ -290,7 +290,7 @@ def as_array(x: Any) -> npt.NDArray[Any]:
     return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
 
 
-def quantise_layer(layer: Layer, weight: Any, bias: Any) -> tuple[Int8, Int32]:
+def quantise_layer(layer: Layer, weight: Any, bias: Any, arithmetic: str = "redline") -> tuple[Int8, Int32]:
     """Float weights and bias of a layer to its integers; see `Program.requantise`."""
     w = as_array(weight)
     b = np.zeros(layer.out_channels) if bias is None else as_array(bias)
@@ -315,7 +315,11 @@ def quantise_layer(layer: Layer, weight: Any, bias: Any) -> tuple[Int8, Int32]:
     quantised = quantisation.quantise(w, frac[:, None, None, None])
     if layer.fold is not None:
         quantised = fold.fold_weights(quantised)
-    return np.ascontiguousarray(quantised), quantisation.quantise_bias(b, frac + layer.in_frac)
+    if arithmetic == "pipecnn":
+        stored = pipecnn.stored_bias(quantisation.quantise(b, frac).astype(np.int32), frac, layer.out_frac)
+    else:
+        stored = quantisation.quantise_bias(b, frac + layer.in_frac)
+    return np.ascontiguousarray(quantised), stored
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

@@ -146,7 +146,8 @@ def error_shares(
             values = {INPUT: program.fold_input(batch)}
             for layer in program.layers:
                 name = layer.name
-                clean = run_layer(gather(values, layer), program.weights[name], program.biases[name], layer).out
+                integers = program.weights[name], program.biases[name]
+                clean = run_layer(gather(values, layer), *integers, layer, program.config.arithmetic).out
                 values[name] = clean if inherited else faulty[name]
                 wrong[name] += int(np.count_nonzero(_distance(faulty[name], clean) > threshold))
                 total[name] += clean.size

@@ -28,9 +28,10 @@ CONFIGS = (
     Config(lanes=8, vec=16, feature_bytes=16384, weight_bytes=16384, port_bits=256, pool_columns=32, saboteur=True),
     Config(lanes=4, vec=4, feature_bytes=512, weight_bytes=1024, port_bits=64, pool_columns=32, saboteur=True),
     Config(lanes=4, vec=8, feature_bytes=4096, weight_bytes=2048, port_bits=64, pool_columns=32),
+    Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, saboteur=True, arithmetic="pipecnn"),
 )
 """Few, since each costs a build of the simulator; small buffers, so that chunks and tensors that go through memory are
-common, and with 512 bytes tiled layers too; the last without fault instrumentation."""
+common, and with 512 bytes tiled layers too; one without fault instrumentation, one in PipeCNN's arithmetic."""
 
 MOST_STEPS = 60_000
 """Array steps of one case: keeps a case on the RTL near a tenth of a second."""
@@ -137,10 +138,25 @@ def random_case(seed: int, number: int, faults: Fault | None = None, configs: tu
 
 def random_program(rng: np.random.Generator, config: Config) -> Program:
     """A random network that fits the accelerator: a chain of one to four layers, or (more often) a graph."""
+    plain = replace(config, arithmetic="redline")
     while True:
-        made = random_chain(rng, config) if rng.random() < CHAINS else _Graph(rng, config).program()
+        made = random_chain(rng, plain) if rng.random() < CHAINS else _Graph(rng, plain).program()
         if made is not None:
-            return made
+            return made if config == plain else _for_pipecnn(rng, made, config)
+
+
+def _for_pipecnn(rng: np.random.Generator, program: Program, config: Config) -> Program:
+    """The same network within the preconditions of PipeCNN's arithmetic: shifts of at least 1, biases of 8 bits."""
+    down = 16  # no activation's fraction is above it, so that every weight's is above its output's
+
+    def changed(layer: Layer) -> Layer:
+        in_frac, out_frac = layer.in_frac - down, layer.out_frac - down
+        weight_frac = tuple(max(1, shift) - in_frac + out_frac for shift in layer.shift)
+        return replace(layer, in_frac=in_frac, out_frac=out_frac, weight_frac=weight_frac)
+
+    layers = tuple(changed(layer) for layer in program.layers)
+    biases = {layer.name: rng.integers(-128, 128, layer.out_channels).astype(np.int32) for layer in layers}
+    return replace(program, config=config, layers=layers, biases=biases, input_frac=program.input_frac - down)
 
 
 def random_chain(rng: np.random.Generator, config: Config) -> Program | None:

@@ -130,7 +130,9 @@ def expected_job(
     read = pack_weights(np.ones(layer.weight_shape, np.int8), layer, config)[chosen].any(axis=4)
     read = read.reshape(groups, 1, 1, 1, steps, vec)
     sums = np.einsum("gnyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
-    start = _by_lane(bias, len(how.first), lanes)[chosen]
+    stored = _by_lane(bias, len(how.first), lanes)[chosen]
+    pipecnn = config.arithmetic == "pipecnn"
+    start = np.zeros_like(stored) if pipecnn else stored
     acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
     acc = wrap(acc).astype(np.int64).reshape(-1, lanes)
     for event in unit.mac_events[unit.mac_events["job"] == number]:
@@ -143,7 +145,11 @@ def expected_job(
     final = acc.reshape(groups, job.images, oh, ow, steps, lanes)[..., -1, :]
     s = _by_lane(shift, len(how.first), lanes)[chosen].reshape(groups, 1, 1, 1, lanes)
     half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    conv = np.clip((final + half) >> s, 0 if layer.relu else -128, layer.upper).astype(np.int8)
+    value = (final + half) >> s
+    if pipecnn:
+        wrapped = (value + stored.reshape(s.shape) + 128) % 256 - 128
+        value = np.where(value > 127, 127, np.where(value < -128, -128, wrapped))
+    conv = np.clip(value, 0 if layer.relu else -128, layer.upper).astype(np.int8)
     out = conv
     if layer.pool is not None:
         nchw = conv.transpose(0, 1, 4, 2, 3).reshape(groups * job.images, lanes, oh, ow)
