@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.utils import exact_log2
@@ -11,6 +13,13 @@ from hw.config import Config
 from hw.control import ADDRESS as CONTROL_ADDRESS
 
 TOP = "redline"
+
+ZEROED_WORDS = 64
+"""Larger memories are not zeroed: a statement a word chokes compilers, and no job reads what nothing wrote."""
+_ZERO = r" *{} *\[\d+\] = \d+'[bdh]0+;\n"
+_ZEROING = re.compile(
+    rf"^ *initial begin\n((?:{_ZERO.format('(?P<name>[^ ]+?)')})(?:{_ZERO.format('(?P=name)')})*) *end\n", re.MULTILINE
+)
 
 
 class Kernel(Elaboratable):
@@ -142,4 +151,9 @@ def generate(config: Config) -> str:
     text = verilog.convert(
         kernel, name=TOP, ports=list(kernel.ports.values()), emit_src=False, strip_internal_attrs=True
     )
-    return str(text)
+    return without_zeroing(str(text))
+
+
+def without_zeroing(text: str) -> str:
+    """The text without the `initial` blocks that do nothing but zero a large memory."""
+    return _ZEROING.sub(lambda block: block[0] if block[1].count("\n") <= ZEROED_WORDS else "", text)
