@@ -332,10 +332,6 @@ def _folded_if_it_fits(layer: Layer, config: Config) -> Layer:
 
 
 def _place(layer: Layer, config: Config, fallback: str) -> Layer:
-    if layer.operator == "lrn":
-        if fallback != "cpu":
-            raise CompileError(layer.name, lrn.NOT_THERE, 'run it on the CPU (fallback="cpu")', "accelerator")
-        return replace(layer, placement="cpu")
     placement: Placement = "accelerator"
     try:
         check_layer(layer, config)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from host.compiler.limits import CompileError, check_accelerator, feature_words, is_fully_connected
-from host.program import arrangement, lrn
+from host.program import arrangement
 from host.program.layers import Layer, Operator, Placement
 from host.program.program import Program
 from hw.config import Config
@@ -125,8 +125,6 @@ _OPERATORS = {
 
 
 def _why(layer: Layer, config: Config) -> str:
-    if layer.operator == "lrn":
-        return lrn.NOT_THERE
     try:
         check_accelerator(layer, config)
     except CompileError as error:

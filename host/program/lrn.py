@@ -16,7 +16,6 @@ Int8 = npt.NDArray[np.int8]
 
 FACTOR_FRAC = 24
 """Fraction of the factor that an input is multiplied by; the layer's `weight_frac`, so that `shift` holds."""
-NOT_THERE = "the accelerator has no local response normalisation"
 
 
 def normalise(x: Int8, layer: Layer) -> Int8:

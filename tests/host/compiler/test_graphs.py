@@ -240,7 +240,7 @@ def test_response_normalisation_follows_its_definition() -> None:
 
 
 def test_response_normalisation_needs_the_cpu() -> None:
-    with pytest.raises(CompileError, match=r"'local_response_norm': the accelerator has no local .*fallback="):
+    with pytest.raises(CompileError, match=r"'local_response_norm': local response normalisation has no .*fallback="):
         compiled(BODIES["response norm"][0])
     program = compiled(BODIES["response norm"][0], fallback="cpu")
     assert [layer.placement for layer in program.layers] == ["accelerator", "cpu"]

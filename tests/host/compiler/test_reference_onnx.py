@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
+from host.program.arrangement import gather
 from host.program.integer import accumulate, max_pool, requantise
-from host.program.layers import Layer, Pool
+from host.program.layers import INPUT, Layer, Pool
 from host.verification.cases import CONFIGS, random_program
 
 Int8 = npt.NDArray[np.int8]
@@ -45,9 +46,11 @@ def unsigned(x: Int8) -> npt.NDArray[np.uint8]:
     return (x.astype(np.int16) + ZERO).astype(np.uint8)
 
 
-def onnx_accumulate(x: Int8, w: Int8, stride: tuple[int, int], padding: tuple[int, int]) -> npt.NDArray[np.int32]:
+def onnx_accumulate(
+    x: Int8, w: Int8, stride: tuple[int, int], padding: tuple[int, int], groups: int = 1
+) -> npt.NDArray[np.int32]:
     node = helper.make_node(
-        "ConvInteger", ["x", "w", "zx", "zw"], ["y"], strides=list(stride), pads=[*padding, *padding]
+        "ConvInteger", ["x", "w", "zx", "zw"], ["y"], strides=list(stride), pads=[*padding, *padding], group=groups
     )
     zero = np.array(ZERO, np.uint8)
     return run([node], unsigned(x), {"w": unsigned(w), "zx": zero, "zw": zero}, TensorProto.INT32)
@@ -174,15 +177,17 @@ def test_networks_on_the_reference_device_equal_chained_onnx_operators(seed: int
     program = random_program(rng, CONFIGS[3])
     x = rng.integers(-128, 128, (2, *program.input_shape)).astype(np.int8)
     outputs = Runtime(program, ReferenceDevice(CONFIGS[3], memory_bytes=1 << 24)).forward(x)
-    value = program.fold_input(x)
+    values = {INPUT: program.fold_input(x)}
     for layer in program.layers:
-        sums = onnx_accumulate(value, program.weights[layer.name], layer.stride, layer.padding).astype(np.int64)
+        weight = program.weights[layer.name]
+        taken = gather(values, layer)
+        sums = onnx_accumulate(taken, weight, layer.stride, layer.padding, layer.groups).astype(np.int64)
         sums += program.biases[layer.name].astype(np.int64)[:, None, None]
         wrapped = ((sums + 2**31) % 2**32 - 2**31).astype(np.int32)
-        conv = requantise(wrapped, np.asarray(layer.shift), layer.relu)
+        conv = requantise(wrapped, np.asarray(layer.shift), layer.relu, layer.upper)
         assert np.array_equal(outputs.conv[layer.name], conv)
-        value = outputs.out[layer.name]
-        if layer.pool is not None and 2 * layer.pool.pad <= layer.pool.kernel:
+        value = values[layer.name] = outputs.out[layer.name]
+        if layer.pool is not None and 2 * layer.pool.pad <= layer.pool.kernel and not layer.pool.ceil:
             k, s, p = layer.pool.kernel, layer.pool.stride, layer.pool.pad
             node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[k] * 2, strides=[s] * 2, pads=[p] * 4)
             assert np.array_equal(value, run([node], conv, {}, TensorProto.INT8))
