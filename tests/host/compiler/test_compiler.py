@@ -315,7 +315,6 @@ def test_nan_in_weights_is_refused_by_name() -> None:
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(4)), CONFIG, "pooling window 4"),
         (nn.Conv2d(3, 4, 3, padding=3), CONFIG, "padding 3x3 is not smaller than the kernel 3x3"),
         (nn.Conv2d(3, 4, 3), Config(feature_bytes=256), "feature buffer holds 256; build with feature_bytes="),
-        (nn.Conv2d(64, 4, 5), Config(weight_bytes=4096), "200 weight words, the ring holds 32.*weight_bytes="),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), Config(pool_columns=4), "pool_columns=8 or more"),
     ],
 )
