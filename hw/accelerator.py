@@ -157,6 +157,7 @@ class Accelerator(wiring.Component):
             array.flags.eq(stepper.flags),
             array.weights.eq(ring.read_data),
             array.relu.eq((job.flags & flag.RELU).any()),
+            array.upper.eq(job.upper),
             array.params.eq(params.params.payload),
             params.params.ready.eq(array.params_taken),
             outputs.w_data.eq(array.output),

@@ -8,12 +8,13 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import Config
 from hw.lane import ACCUMULATOR_BITS, FEATURE_BITS, Lane, sum_delay
-from hw.requantise import Requantise
+from hw.requantise import Requantise, requantise_delay
 
 
 def group_params(config: Config) -> data.ArrayLayout:
     """Layout of one output group's parameters: bias and shift of each lane."""
-    return data.ArrayLayout(data.StructLayout({"bias": signed(ACCUMULATOR_BITS), "shift": 5}), config.lanes)
+    bias = 8 if config.arithmetic == "pipecnn" else ACCUMULATOR_BITS
+    return data.ArrayLayout(data.StructLayout({"bias": signed(bias), "shift": 5}), config.lanes)
 
 
 def step_flags(config: Config) -> data.StructLayout:
@@ -44,7 +45,7 @@ class MacArray(wiring.Component):
     valid : In(1), flags : In(step_flags)
         A step; its operands are at `features`, `weights` in the same cycle.
     features : In(8*VEC), weights : In(8*LANES*VEC)
-    relu : In(1)
+    relu : In(1), upper : In(7)
         Constant within a job.
     params : In(group_params), params_taken : Out(1)
         Parameters of the next output group, and the cycle in which they are taken.
@@ -58,13 +59,16 @@ class MacArray(wiring.Component):
     def __init__(self, config: Config) -> None:
         self._config = config
         self._sum_delay = 1 + sum_delay(config.vec)  # operand register, then the lane
-        self.delay = self._sum_delay + 1 + Requantise.delay
+        self._pipecnn = config.arithmetic == "pipecnn"
+        self._requantise_delay = requantise_delay(pipecnn=self._pipecnn)
+        self.delay = self._sum_delay + 1 + self._requantise_delay
         members = {
             "valid": In(1),
             "flags": In(step_flags(config)),
             "features": In(8 * config.vec),
             "weights": In(8 * config.lanes * config.vec),
             "relu": In(1),
+            "upper": In(7),
             "params": In(group_params(config)),
             "params_taken": Out(1),
             "output_valid": Out(1),
@@ -111,7 +115,7 @@ class MacArray(wiring.Component):
             m.d.sync += params.eq(self.params)
 
         accumulate, at_sum = valid[-1], flags[-1]
-        output_valid = Signal(1 + Requantise.delay)
+        output_valid = Signal(1 + self._requantise_delay)
         m.d.sync += output_valid.eq(Cat(accumulate & at_sum.last, output_valid))
         m.d.comb += self.output_valid.eq(output_valid[-1])
         if config.saboteur:
@@ -119,7 +123,7 @@ class MacArray(wiring.Component):
 
         for index in range(config.lanes):
             lane = Lane(config.vec, saboteur=config.saboteur)
-            requantise = Requantise()
+            requantise = Requantise(pipecnn=self._pipecnn)
             m.submodules[f"lane_{index}"] = lane
             m.submodules[f"requantise_{index}"] = requantise
             shift = Signal(5, name=f"shift_{index}", reset_less=True)
@@ -128,15 +132,21 @@ class MacArray(wiring.Component):
             m.d.comb += [
                 lane.features.eq(multiplicands.as_value()),
                 lane.weights.eq(weights.word_select(index, 8 * config.vec)),
-                lane.bias.eq(params[index].bias),
+                lane.bias.eq(0 if self._pipecnn else params[index].bias),
                 lane.accumulate.eq(accumulate),
                 lane.first.eq(at_sum.first),
                 requantise.accumulator.eq(lane.accumulator),
                 requantise.shift.eq(shift),
                 requantise.valid.eq(output_valid),
                 requantise.relu.eq(self.relu),
+                requantise.upper.eq(self.upper),
                 self.output.word_select(index, 8).eq(requantise.result),
             ]
+            if self._pipecnn:
+                bias = Signal(signed(8), name=f"bias_{index}", reset_less=True)
+                with m.If(accumulate):
+                    m.d.sync += bias.eq(params[index].bias)
+                m.d.comb += requantise.bias.eq(bias)
             if config.saboteur:
                 mask = self.flips.word_select(index, ACCUMULATOR_BITS)
                 m.d.comb += lane.flip.eq(Mux(self.flips_taken, mask, Const(0)))

@@ -6,8 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 """Raised whenever descriptors, registers, layouts or the step order change meaning."""
+
+
+ARITHMETICS = ("redline", "pipecnn")
+"""How an accumulator becomes an output (docs/architecture.md, Arithmetic)."""
 
 
 class ConfigError(ValueError):
@@ -36,6 +40,9 @@ class Config:
         Width of the AXI4 memory port, bits (power of two, 32 to 512; between one feature word and one weight word).
     pool_columns : int
         Widest pooled row that the pooling line buffer holds, pixels.
+    arithmetic : str
+        "redline": the accumulator starts at the bias. "pipecnn": it starts at zero, and an 8-bit bias is added to the
+        shifted and saturated sum, where it may wrap.
     saboteur : bool
         Elaborate the fault instrumentation. A plain build has no trace of it.
     probe : bool
@@ -54,15 +61,18 @@ class Config:
     weight_bytes: int = 65536
     port_bits: int = 128
     pool_columns: int = 64
+    arithmetic: str = "redline"
     saboteur: bool = False
     probe: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            wanted = bool if field.name in ("saboteur", "probe") else int
+            wanted = {"saboteur": bool, "probe": bool, "arithmetic": str}.get(field.name, int)
             if type(value) is not wanted:
                 raise ConfigError(f"{field.name} must be {wanted.__name__}, not {value!r}")
+        if self.arithmetic not in ARITHMETICS:
+            raise ConfigError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, not {self.arithmetic!r}")
         for name, low, high in (
             ("lanes", 2, 64),
             ("vec", 4, 16),

@@ -12,7 +12,6 @@ from hw import axi, descriptor, params
 from hw.array import group_params
 from hw.buffers import beats_per_word, feature_write
 from hw.config import Config
-from hw.lane import ACCUMULATOR_BITS
 
 PARAM_GROUPS = 4
 """Output groups whose parameters are held ahead of the array."""
@@ -107,7 +106,7 @@ class FeatureLoader(wiring.Component):
 
 
 class WeightLoader(wiring.Component):
-    """Streams a job's weight words, group after group, into the ring.
+    """Streams a job's weight words, group after group, into the ring: each group `weight_passes` times in a row.
 
     Members
     -------
@@ -143,6 +142,7 @@ class WeightLoader(wiring.Component):
         m.submodules.reader = reader = axi.BurstReader(config, longest, self._room_bits)
         addr = Signal(axi.ADDRESS_BITS, reset_less=True)
         group_beats, groups = Signal(32, reset_less=True), Signal(16)
+        passes, passes_left = Signal(32, reset_less=True), Signal(32, reset_less=True)
         m.d.comb += [
             self.start.ready.eq(groups == 0),
             reader.start.valid.eq(groups != 0),
@@ -161,12 +161,17 @@ class WeightLoader(wiring.Component):
                 addr.eq(job.weight_addr),
                 group_beats.eq(job.steps << exact_log2(self._beats_per_word)),
                 groups.eq(job.groups_out),
+                passes.eq(job.weight_passes),
+                passes_left.eq(job.weight_passes),
             ]
         with m.If(reader.start.valid & reader.start.ready):
-            m.d.sync += [
-                groups.eq(groups - 1),
-                addr.eq(addr + (group_beats << exact_log2(config.port_bytes))),
-            ]
+            m.d.sync += passes_left.eq(passes_left - 1)
+            with m.If(passes_left == 1):
+                m.d.sync += [
+                    passes_left.eq(passes),
+                    groups.eq(groups - 1),
+                    addr.eq(addr + (group_beats << exact_log2(config.port_bytes))),
+                ]
         return m
 
 
@@ -202,7 +207,7 @@ class ParamLoader(wiring.Component):
         job = self.start.payload
         group_beats = config.lanes * params.PARAM_BYTES // config.port_bytes
         m.submodules.reader = reader = axi.BurstReader(config, min(group_beats, axi.MAX_BEATS), 9)
-        m.submodules.queue = queue = SyncFIFOBuffered(width=config.lanes * (ACCUMULATOR_BITS + 5), depth=PARAM_GROUPS)
+        m.submodules.queue = queue = SyncFIFOBuffered(width=group_params(config).size, depth=PARAM_GROUPS)
         free = Signal(range(PARAM_GROUPS + 1), init=PARAM_GROUPS)  # groups not asked for
         addr, groups = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(16)
         asked = Signal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw import axi, descriptor
@@ -11,22 +11,23 @@ from hw.config import Config
 
 
 class Sequencer(wiring.Component):
-    """A three-stage pipeline of descriptors: fetched, loading, computing.
+    """A three-stage pipeline of descriptors: fetched, loading, computing. A LOAD_ONLY job ends when it has loaded.
 
     Members
     -------
     start : In(1), addr : In(64), jobs : In(32)
         Begin a launch.
     done : Out(1)
-        One cycle: every job has computed, and every write is acknowledged.
+        One cycle: every job is through, and every write is acknowledged.
     port : Out(ReadPort)
     weights, params : Out(streams of descriptor.LAYOUT)
-        The loading job, to the weight and parameter loaders.
+        The loading job, to the weight and parameter loaders, unless it is LOAD_ONLY.
     loading : Out(descriptor.LAYOUT), load : Out(1), load_done : In(1)
         The loading job, and the feature loader's start and done.
     job : Out(descriptor.LAYOUT), compute : Out(1), compute_done : In(1)
         The computing job; start of its stages; all of them are done.
     job_index : Out(32)
+        Position of the computing job in the launch.
     writes_done : In(1)
         No write is under way.
     clear : Out(1)
@@ -96,6 +97,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [fetching.eq(0), arrived.eq(0)]
 
         # Loading: features at once or, with FENCE, when nothing before is under way; weights and parameters ahead.
+        # A job that is LOAD_ONLY is through when it has loaded, and makes room for the next one to load.
         loading, job = self.loading, self.job
         flag = descriptor.Flag
         load_started, weights_given, params_given = Signal(), Signal(), Signal()
@@ -119,25 +121,36 @@ class Sequencer(wiring.Component):
 
         # Computing.
         advance, settled, loaded = Signal(), Signal(2), Signal()
+        load_only, gathered, computed = Signal(), Signal(), Signal()
+        loading_index, through = Signal(32), Signal(32)
         m.d.comb += [
+            load_only.eq((loading.flags & flag.LOAD_ONLY).any()),
             loaded.eq(load_started & self.load_done & weights_given & params_given),
-            advance.eq(loading_valid & loaded & ~job_valid),
+            gathered.eq(loading_valid & loaded & load_only),
+            advance.eq(loading_valid & loaded & ~load_only & ~job_valid),
+            computed.eq(job_valid & (settled == 3) & self.compute_done),
             self.compute.eq(job_valid & (settled == 1)),
         ]
-        m.d.sync += settled.eq(Mux(settled == 3, 3, settled + 1))
-        with m.If(job_valid & (settled == 3) & self.compute_done):
-            m.d.sync += [job_valid.eq(0), self.job_index.eq(self.job_index + 1)]
+        m.d.sync += [settled.eq(Mux(settled == 3, 3, settled + 1)), through.eq(through + gathered + computed)]
+        with m.If(computed):
+            m.d.sync += job_valid.eq(0)
+        with m.If(gathered):
+            m.d.sync += [loading_valid.eq(0), loading_index.eq(loading_index + 1)]
         with m.If(advance):
             m.d.sync += [job.eq(loading), job_valid.eq(1), loading_valid.eq(0), settled.eq(0)]
+            m.d.sync += [self.job_index.eq(loading_index), loading_index.eq(loading_index + 1)]
         m.d.comb += fetched_taken.eq(fetched_valid & ~loading_valid)
+        fetched_job = data.View(descriptor.LAYOUT, fetched[: descriptor.LAYOUT.size])
+        without_array = (fetched_job.flags & flag.LOAD_ONLY).any()
         with m.If(fetched_taken):
-            m.d.sync += [loading.eq(fetched[: loading.as_value().shape().width]), loading_valid.eq(1)]
-            m.d.sync += [load_started.eq(0), weights_given.eq(0), params_given.eq(0)]
+            m.d.sync += [loading.eq(fetched_job), loading_valid.eq(1)]
+            m.d.sync += [load_started.eq(0), weights_given.eq(without_array), params_given.eq(without_array)]
 
-        with m.If(active & (self.job_index == self.jobs) & self.writes_done):
+        with m.If(active & (through == self.jobs) & self.writes_done):
             m.d.comb += self.done.eq(1)
             m.d.sync += active.eq(0)
         m.d.comb += [self.clear.eq(self.start), self.waiting.eq(active & ~job_valid & ~self.done)]
         with m.If(self.start):
             m.d.sync += [active.eq(1), fetch_addr.eq(self.addr), to_fetch.eq(self.jobs), self.job_index.eq(0)]
+            m.d.sync += [loading_index.eq(0), through.eq(0)]
         return m

@@ -102,17 +102,22 @@ class Stepper(wiring.Component):
             for name in ("tap", "row_of_taps", "plane", "pixel", "row", "picture")
         )
         origin, row_step = Signal(address, reset_less=True), Signal(address, reset_less=True)
-        next_row_of_taps, next_plane, next_pixel, next_row, next_picture, first_picture = (
+        next_row_of_taps, next_plane, next_pixel, next_row, next_picture, first_picture, next_group = (
             Signal(address, name=f"next_{name}")
-            for name in ("row_of_taps", "plane", "pixel", "row", "picture", "first_picture")
+            for name in ("row_of_taps", "plane", "pixel", "row", "picture", "first_picture", "group")
         )
+        # Output groups read the same channel groups, `src_period` of them in a row.
+        own_picture, sharing = Signal(address, reset_less=True), Signal(16, reset_less=True)
+        last_sharing = Signal()
         m.d.comb += [
-            next_row_of_taps.eq(row_of_taps + job.in_w),
+            next_row_of_taps.eq(row_of_taps + job.src_tap),
             next_plane.eq(plane + job.src_plane),
             next_pixel.eq(pixel + job.stride_x),
             next_row.eq(row + row_step),
             next_picture.eq(picture + job.src_image),
             first_picture.eq(job.src_base - origin),
+            last_sharing.eq(sharing == job.src_period - 1),
+            next_group.eq(own_picture + Mux(last_sharing, job.src_step, 0)),
         ]
         # Row and column of the tap in the input, for zero padding.
         top, left = Signal(signed(COORDINATE_BITS), reset_less=True), Signal(signed(COORDINATE_BITS), reset_less=True)
@@ -120,12 +125,13 @@ class Stepper(wiring.Component):
         inside = Signal()
         m.d.comb += inside.eq((y.as_unsigned() < job.in_h) & (x.as_unsigned() < job.in_w))
 
-        # Weight words: a group's words are read again for every output, and given up during its last.
+        # Weight words: a group's words are read again for every output, and given up during its last. A stream of
+        # weights has a copy for every output.
         group_ptr = Signal(ring_pointer(config), reset_less=True)
-        in_last_output = Signal()
+        last_use = Signal()
         m.d.comb += [
-            in_last_output.eq(last["ox"] & last["oy"] & last["image"]),
-            self.keep_ptr.eq(Mux(in_last_output & ~self.done, self.weight_ptr, group_ptr)),
+            last_use.eq((last["ox"] & last["oy"] & last["image"]) | (job.flags & descriptor.Flag.STREAM).any()),
+            self.keep_ptr.eq(Mux(last_use & ~self.done, self.weight_ptr, group_ptr)),
         ]
 
         running, priming, ready = Signal(), Signal(), Signal()
@@ -166,7 +172,10 @@ class Stepper(wiring.Component):
             with m.If(last_step):
                 m.d.sync += [z.eq(0), ox.eq(ox + 1), left.eq(left + job.stride_x), x.eq(left + job.stride_x)]
                 m.d.sync += Cat(tap, row_of_taps, plane, pixel).eq(next_pixel.replicate(4))
-                m.d.sync += self.weight_ptr.eq(group_ptr)
+                with m.If(last_use):
+                    m.d.sync += group_ptr.eq(self.weight_ptr + 1)
+                with m.Else():
+                    m.d.sync += self.weight_ptr.eq(group_ptr)
                 with m.If(last["ox"]):
                     m.d.sync += [ox.eq(0), oy.eq(oy + 1)]
                     m.d.sync += [left.eq(-job.pad_x), x.eq(-job.pad_x)]
@@ -177,8 +186,8 @@ class Stepper(wiring.Component):
                         m.d.sync += Cat(tap, row_of_taps, plane, pixel, row, picture).eq(next_picture.replicate(6))
                         with m.If(last["image"]):
                             m.d.sync += [image.eq(0), group.eq(group + 1)]
-                            m.d.sync += Cat(tap, row_of_taps, plane, pixel, row, picture).eq(first_picture.replicate(6))
-                            m.d.sync += [self.weight_ptr.eq(self.weight_ptr + 1), group_ptr.eq(self.weight_ptr + 1)]
+                            m.d.sync += [sharing.eq(Mux(last_sharing, 0, sharing + 1)), own_picture.eq(next_group)]
+                            m.d.sync += Cat(tap, row_of_taps, plane, pixel, row, picture).eq(next_group.replicate(6))
                             with m.If(last["group"]):
                                 m.d.sync += [running.eq(0), self.done.eq(1)]
 
@@ -194,6 +203,7 @@ class Stepper(wiring.Component):
             m.d.sync += [priming.eq(0), running.eq(1)]
             m.d.sync += [kx.eq(0), ky.eq(0), z.eq(0), ox.eq(0), oy.eq(0), image.eq(0), group.eq(0)]
             m.d.sync += Cat(tap, row_of_taps, plane, pixel, row, picture).eq(first_picture.replicate(6))
+            m.d.sync += [own_picture.eq(first_picture), sharing.eq(0)]
             m.d.sync += [left.eq(-job.pad_x), x.eq(-job.pad_x), top.eq(-job.pad_y), y.eq(-job.pad_y)]
             if config.saboteur:
                 m.d.sync += self.slot.eq(0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from host.program import arrangement
 from host.program.fold import fold_columns
 from host.program.layers import Layer
-from host.schedule.tiling import smallest
+from host.schedule.reading import reading
+from host.schedule.tiling import band_words, smallest
 from hw import params
 from hw.config import Config
 from hw.layout import ceil_div, output_groups
@@ -45,7 +46,7 @@ def feature_words(shape: tuple[int, int, int], vec: int) -> int:
 
 def fits_on_chip(layer: Layer, config: Config) -> bool:
     """Whether a feature buffer holds the layer's whole input; otherwise it is tiled."""
-    return feature_words(layer.in_shape, config.vec) <= config.feature_words
+    return band_words(layer, layer.in_shape[1], config) <= config.feature_words
 
 
 def check_layer(layer: Layer, config: Config) -> None:
@@ -61,6 +62,14 @@ def check_arithmetic(layer: Layer) -> None:
     channels, h, w = layer.in_shape
     if min(channels, h, w, layer.out_channels, kh, kw, sy, sx) < 1 or min(py, px) < 0:
         raise CompileError(layer.name, f"a size is not positive in {layer}", "correct the layer")
+    if layer.groups < 1 or channels % layer.groups or layer.out_channels % layer.groups:
+        raise CompileError(
+            layer.name,
+            f"{channels} input channels and {layer.out_channels} output channels do not make {layer.groups} groups",
+            "correct the layer",
+        )
+    if not 0 <= layer.upper <= 127:
+        raise CompileError(layer.name, f"its largest output, {layer.upper}, is not 0 to 127", "correct the layer")
     if len(layer.weight_frac) != layer.out_channels:
         raise CompileError(
             layer.name,
@@ -97,6 +106,8 @@ def check_accelerator(layer: Layer, config: Config) -> None:
     def refuse(reason: str, remedy: str = CPU_REMEDY) -> CompileError:
         return CompileError(layer.name, reason, remedy, "accelerator")
 
+    if layer.operator == "lrn":
+        raise refuse("local response normalisation has no integer form that the array computes")
     (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
     widest = max(kh, kw, layer.fold.kernel_w if layer.fold else 0)
     limit = MAX_FC_KERNEL if is_fully_connected(layer) or _folded_fully_connected(layer) else MAX_KERNEL
@@ -116,12 +127,16 @@ def check_accelerator(layer: Layer, config: Config) -> None:
                 f"pooled rows are {layer.out_shape[2]} pixels wide, the line buffer holds {config.pool_columns}",
                 f"build with pool_columns={layer.out_shape[2]} or more, or {CPU_REMEDY}",
             )
-    extents = (*layer.in_shape[1:], *layer.conv_shape[1:], ceil_div(layer.in_shape[0], config.vec))
+    try:
+        how = reading(layer, config)
+    except ValueError as error:
+        raise refuse(f"its groups of channels do not fit {config.lanes} lanes x vec {config.vec} ({error})") from error
+    extents = (layer.in_shape[1] + how.operands - 1, layer.in_shape[2], *layer.conv_shape[1:], how.groups_in)
     groups = output_groups(layer.out_channels, config.lanes, config.vec)
     if max(*extents, groups) > MAX_EXTENT:
         raise refuse(f"an extent ({max(*extents, groups)}) exceeds {MAX_EXTENT}")
-    if not fits_on_chip(layer, config) and smallest(layer, config.vec) > config.feature_words:
-        least = smallest(layer, config.vec) * config.vec
+    if not fits_on_chip(layer, config) and smallest(layer, config) > config.feature_words:
+        least = smallest(layer, config) * config.vec
         needed = _next_power_of_two(least)
         bands = "" if layer.out_shape[1] == 1 else " even in bands of one output row"
         raise refuse(
@@ -130,13 +145,6 @@ def check_accelerator(layer: Layer, config: Config) -> None:
         )
     steps = arrangement.steps(layer, config)
     _, oh, ow = layer.conv_shape
-    if steps > config.weight_words and oh * ow > 1:
-        needed = _next_power_of_two(steps * config.lanes * config.vec)
-        raise refuse(
-            f"its kernel takes {steps} weight words, the ring holds {config.weight_words}, and {oh}x{ow} outputs share "
-            "them",
-            f"build with weight_bytes={needed} or more, or {CPU_REMEDY}",
-        )
     if groups * oh * ow * steps >= 1 << 32:
         raise refuse(f"one image takes {groups * oh * ow * steps} steps, more than 32 bits count")
 

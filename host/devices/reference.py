@@ -65,10 +65,13 @@ class ReferenceDevice(Device):
             layer = launch.program.layers[position]
             x = gather(tensors, layer)
             weight, bias, shift = self._stored_weights(launch, layer)
+            added = None
+            if self.config.arithmetic == "pipecnn":
+                bias, added = np.zeros_like(bias), bias
             acc = accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups)
             if launch.plan is not None:
                 apply_mac_faults(acc, x, weight, bias, layer, self._faults(launch, position, "mac"), self.config)
-            conv, out = finish(acc, layer, shift)
+            conv, out = finish(acc, layer, shift, added)
             if launch.plan is not None:
                 # Without pooling there is one tensor, and it is hit as it leaves.
                 out = flip(out, self._faults(launch, position, "feature"))

@@ -48,12 +48,13 @@ def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Reco
         ):
             part = parts[places.layer, site]
             row = part.output // width % height
+            group, lane = np.divmod(part.output // (width * height), lanes)
             mine = (places.job[part.image] >= 0) & (row >= kept) & (row < end)
-            part, row = part.where(mine), row[mine]
+            mine &= (group >= places.first_group) & (group < places.first_group + places.groups)
+            part, row, group, lane = part.where(mine), row[mine], group[mine] - places.first_group, lane[mine]
             if not len(part):
                 continue
             steps = arrangement.steps(layer, launch.program.config) if site == "mac" else 1
-            group, lane = np.divmod(part.output // (width * height), lanes)
             pixel = (row - first) * width + part.output % width
             plane = group * places.shared[part.image] + places.within[part.image]
             slot = (plane * ((end - first) * width) + pixel) * steps + part.step
@@ -78,10 +79,12 @@ def _here(part: FaultPlan, first_image: int, batch: int) -> FaultPlan:
 
 
 class _Places(NamedTuple):
-    """Where one band of a layer is computed, by image of the launch."""
+    """Where some output groups of one band of a layer are computed, by image of the launch."""
 
     layer: int
     band: Band
+    first_group: int
+    groups: int
     unit: Integers
     job: Integers
     """-1: nowhere."""
@@ -92,10 +95,12 @@ class _Places(NamedTuple):
 
 
 def _places(launch: Launch) -> Iterable[_Places]:
-    places: dict[tuple[int, Band], _Places] = {}
+    places: dict[tuple[int, Band, int, int], _Places] = {}
     for number, unit in enumerate(launch.units):
         for at, job in enumerate(unit.jobs):
-            key = (job.layer, job.band)
+            if not job.groups:
+                continue  # it only loads
+            key = (job.layer, job.band, job.first_group, job.groups)
             if key not in places:
                 empty = np.full((4, launch.batch), -1, np.int64)
                 places[key] = _Places(*key, *empty)

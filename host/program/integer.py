@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from host.program import pipecnn
 from host.program.layers import Layer, Pool
 
 Int8 = npt.NDArray[np.int8]
@@ -101,9 +102,18 @@ def max_pool(x: Int8, pool: Pool) -> Int8:
     return result
 
 
-def finish(acc: Int32, layer: Layer, shift: npt.NDArray[np.integer] | None = None) -> LayerOutputs:
-    """Requantise, ReLU and pool a layer's accumulators, shape (N, M, OH, OW)."""
-    conv = requantise(acc, np.asarray(layer.shift if shift is None else shift), layer.relu, layer.upper)
+def finish(
+    acc: Int32, layer: Layer, shift: npt.NDArray[np.integer] | None = None, added: Int32 | None = None
+) -> LayerOutputs:
+    """Requantise, ReLU and pool a layer's accumulators, shape (N, M, OH, OW).
+
+    `added` is the stored bias in PipeCNN's arithmetic, whose accumulators begin at zero; otherwise None.
+    """
+    s = np.asarray(layer.shift if shift is None else shift)
+    if added is None:
+        conv = requantise(acc, s, layer.relu, layer.upper)
+    else:
+        conv = pipecnn.requantise(acc, s, added, layer.relu, layer.upper)
     return LayerOutputs(conv, conv if layer.pool is None else max_pool(conv, layer.pool))
 
 

@@ -13,7 +13,7 @@ from hw.config import Config
 from hw.descriptor import Flag
 from hw.lane import sum_delay
 from hw.layout import ceil_div
-from hw.requantise import Requantise
+from hw.requantise import requantise_delay
 from hw.writeback import CHUNK
 
 START = 9
@@ -92,7 +92,7 @@ class _Model:
         self.word_bytes = config.lanes * config.vec
         self.burst_words = max(1, min(axi.MAX_BEATS // self.word_beats, config.weight_words // 4))
         # The array's delay (an array made only to be asked would be reported as unused), then the output queue.
-        self.drain = 2 + sum_delay(config.vec) + Requantise.delay + 4
+        self.drain = 2 + sum_delay(config.vec) + requantise_delay(pipecnn=config.arithmetic == "pipecnn") + 4
 
     def run(self, unit: Unit) -> Estimate:
         config = self.config

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from host.compiler.limits import check_accelerator, feature_words, fits_on_chip, is_fully_connected
+from host.compiler.limits import check_accelerator, fits_on_chip, is_fully_connected
 from host.devices.device import DeviceError
 from host.faults.plan import FaultPlan
 from host.program.arrangement import steps
@@ -26,11 +26,12 @@ from host.schedule.memory import (
     weights_map,
     weights_name,
 )
+from host.schedule.reading import Part, reading
 from host.schedule.tiling import Band, band_words, bands, whole
 from hw import descriptor, events
 from hw.config import Config
 from hw.descriptor import Flag
-from hw.layout import ceil_div, output_groups
+from hw.layout import ceil_div
 
 Records = npt.NDArray[np.void]
 
@@ -43,7 +44,7 @@ class MemoryTooSmall(DeviceError):
 
 
 class Job(NamedTuple):
-    """What one descriptor computes."""
+    """What one descriptor computes, or loads for the next that computes."""
 
     layer: int
     """Position in `Program.layers`."""
@@ -52,6 +53,10 @@ class Job(NamedTuple):
     images: int
     band: Band
     """Rows of each image: all of them, unless the layer is tiled."""
+    first_group: int
+    """The first output group of LANES channels."""
+    groups: int
+    """Output groups: all of them, unless they read from irregular places. 0: the descriptor only loads."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Launch:
-    """One call of the accelerator: a batch through consecutive layers.
+    """One call of the accelerator: a batch through layers that follow each other in execution order.
 
     A device places each unit's lists at their addresses, runs all units to completion, and reports. Everything else in
     `memory` (weights, parameters, input) has been written before.
@@ -183,7 +188,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive layers chained on chip: `per_image` of them image by image, the rest once a chunk of images."""
+    """Layers chained on chip: `per_image` of them image by image, the rest once a chunk of images.
+
+    Each layer but the first reads what the one before gives, and nothing else.
+    """
 
     layers: tuple[int, ...]
     per_image: int
@@ -241,18 +249,18 @@ def schedule(
     inputs = _inputs(program, positions)
     for source in inputs:
         memory.add(input_name(source), tensor_shape(program.tensor_shape(source), batch, config.vec))
-    ends = {run.layers[-1] for run in runs}
+    needed = _needed(program, runs)
     written = []
     for at, layer in zip(positions, chain, strict=True):
         if writeback and conv_is_separate(layer):
             memory.add(conv_name(layer.name), tensor_shape(layer.conv_shape, batch, config.vec))
             written.append(conv_name(layer.name))
-        if writeback or at in ends:
+        if writeback or at in needed:
             memory.add(out_name(layer.name), tensor_shape(layer.out_shape, batch, config.vec))
             written.append(out_name(layer.name))
     built, first = [], 0
     for number, share in enumerate(shares):
-        writer = _Writer(program, positions[0], memory.regions, writeback)
+        writer = _Writer(program, memory.regions, frozenset(written))
         for run in runs:
             writer.run(run, first, share)
         first += share
@@ -282,6 +290,17 @@ def _inputs(program: Program, positions: tuple[int, ...]) -> dict[str, int]:
     own = {program.layers[at].name for at in positions}
     reads = [source for at in positions for source in program.layers[at].sources if source not in own]
     return {source: program.tensor_shape(source)[0] for source in reads}
+
+
+def _needed(program: Program, runs: Sequence[_Run]) -> set[int]:
+    """Layers whose output something reads from memory: whatever is not the next layer of its run."""
+    needed = set()
+    for run in runs:
+        for at, follower in zip(run.layers, (*run.layers[1:], None), strict=True):
+            readers = program.readers(program.layers[at].name)
+            if follower is None or readers != (program.layers[follower].name,):
+                needed.add(at)
+    return needed
 
 
 def _check_memory(needed: int, available: int, also: str) -> None:
@@ -319,8 +338,10 @@ def _split(program: Program, positions: tuple[int, ...], images: int) -> list[_R
 def _fit(program: Program, positions: tuple[int, ...], images: int) -> _Run | None:
     """The run with the largest chunk that fits, or None."""
     layers = [program.layers[at] for at in positions]
+    if not _chained(program, positions[-2:]):
+        return None
     capacity = program.config.feature_words
-    words = tuple(feature_words(layer.in_shape, program.config.vec) for layer in layers)
+    words = tuple(band_words(layer, layer.in_shape[1], program.config) for layer in layers)
     per_image = next((i for i, layer in enumerate(layers) if is_fully_connected(layer)), len(layers))
     if max(words) > capacity:
         return None
@@ -335,12 +356,21 @@ def _fit(program: Program, positions: tuple[int, ...], images: int) -> _Run | No
     return _Run(positions, per_image, chunk, words)
 
 
+def _chained(program: Program, positions: tuple[int, ...]) -> bool:
+    """Whether the second of two layers reads the first one's output, and that as it lies on chip."""
+    if len(positions) < 2:
+        return True
+    before, layer = (program.layers[at] for at in positions)
+    reads_it = layer.sources == (before.name,) and layer.reads_whole
+    return reads_it and reading(layer, program.config).in_order
+
+
 def _tiled(program: Program, position: int) -> _Run:
     """A run of one layer that does not fit on chip: from memory to memory, band by band."""
     layer, config = program.layers[position], program.config
     assert not fits_on_chip(layer, config)
     cut = bands(layer, config.feature_words, config.vec)
-    return _Run((position,), 1, 1, (feature_words(layer.in_shape, config.vec),), cut)
+    return _Run((position,), 1, 1, (band_words(layer, layer.in_shape[1], config),), cut)
 
 
 class _Span(NamedTuple):
@@ -363,17 +393,19 @@ class _Writer:
     """Writes the descriptors of one compute unit."""
 
     program: Program
-    segment_start: int
     memory: dict[str, Region]
-    writeback: bool
+    written: frozenset[str]
+    """Regions to write."""
     records: list[Records] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
-    produced: dict[int, int] = field(default_factory=dict)
-    """Job that last wrote a layer's output to memory."""
+    produced: dict[str, int] = field(default_factory=dict)
+    """Job that last wrote a region."""
     fenced: int = 0
     """The latest job with a fence: writes of jobs before it are complete."""
     previous: tuple[_Span, ...] = ()
-    """On-chip words that the job before reads and stores."""
+    """On-chip words that the last job that computes reads and stores, unless a fence has waited for it since."""
+    buffer: int = 1
+    """Buffer that it reads."""
 
     @property
     def config(self) -> Config:
@@ -429,83 +461,148 @@ class _Writer:
         """
         position = run.layers[at]
         layer, config = self.program.layers[position], self.config
-        record = np.zeros((), descriptor.DTYPE)
         tiled, rows = rows is not None, rows or whole(layer)
-        channels, _, in_w = layer.in_shape
-        out_w = layer.conv_shape[2]
-        channels_out, pool_h, pool_w = layer.out_shape
-        groups_stored = ceil_div(channels_out, config.vec)
-        flags = 0
-        buffer = at % 2
-        words = band_words(layer, rows.in_rows, config.vec)
-        if tiled:
-            # The job before stored nothing: it was a band, or the last of its run.
-            buffer = 1 - self.previous[0].buffer if self.previous else 0
-        reads = _Span(buffer, source, images * words)
-        touches = [reads]
+        # Bands take the other buffer than the job before, which stored nothing: it was a band, or the last of its run.
+        buffer = 1 - self.buffer if tiled else at % 2
+        words = band_words(layer, rows.in_rows, config)
+        record = np.zeros((), descriptor.DTYPE)
         if at == 0:
-            flags |= self._load(record, run, reads, first, rows if tiled else None)
-        flags |= Flag.SRC_B if buffer else 0
-        record["src_base"], record["src_plane"], record["src_image"] = source, rows.in_rows * in_w, words
-        record["in_h"], record["in_w"], record["out_h"], record["out_w"] = rows.in_rows, in_w, rows.conv_rows, out_w
-        record["src_tap"], record["src_period"], record["weight_passes"], record["upper"] = in_w, 1, 1, layer.upper
-        record["kernel_h"], record["kernel_w"] = layer.kernel
-        record["stride_y"], record["stride_x"] = layer.stride
-        record["pad_y"], record["pad_x"] = rows.pad_y, layer.padding[1]
-        record["groups_in"] = ceil_div(channels, config.vec)
-        record["groups_out"] = output_groups(layer.out_channels, config.lanes, config.vec)
-        record["images"], record["steps"] = images, steps(layer, config)
-        record["weight_addr"] = self.memory[weights_name(layer.name)].address
-        record["param_addr"] = self.memory[params_name(layer.name)].address
-        flags |= Flag.RELU if layer.relu else 0
-        record["pool_kernel"] = record["pool_stride"] = 1
-        if layer.pool is not None:
-            flags |= Flag.POOL
-            record["pool_kernel"], record["pool_stride"] = layer.pool.kernel, layer.pool.stride
-            record["pool_pad"] = layer.pool.pad
-        record["pool_h"], record["pool_w"] = rows.out_rows, pool_w
-        record["dst_groups"] = groups_stored
+            record = self._load(position, buffer, source, first, images, rows)
+        touches = [_Span(buffer, source, images * words)]
+        self._source(record, position, source, words, images, rows)
+        flags = int(record["flags"]) | (Flag.SRC_B if buffer else 0)
         if at + 1 < len(run.layers):
             flags |= Flag.STORE | (Flag.DST_B if (at + 1) % 2 else 0)
+            _, pool_h, pool_w = layer.out_shape
             record["dst_base"], record["dst_plane"] = target, pool_h * pool_w
             record["dst_image"] = run.words[at + 1]
             touches.append(_Span((at + 1) % 2, target, images * run.words[at + 1]))
-        if self.writeback and conv_is_separate(layer):
-            flags |= Flag.WRITE_CONV
-            _address(record, "conv", self.memory[conv_name(layer.name)], first, rows.conv_first)
-        if self.writeback or at + 1 == len(run.layers):
-            flags |= Flag.WRITE_POOL
-            _address(record, "pool", self.memory[out_name(layer.name)], first, rows.out_first)
-            self.produced[position] = len(self.jobs)
+        for flag, which, name, row in (
+            (Flag.WRITE_CONV, "conv", conv_name(layer.name), rows.conv_first),
+            (Flag.WRITE_POOL, "pool", out_name(layer.name), rows.out_first),
+        ):
+            if name in self.written:
+                flags |= flag
+                _address(record, which, self.memory[name], first, row)
         record["flags"] = flags
-        self.previous = tuple(touches)
-        self.records.append(record)
-        self.jobs.append(Job(position, first, images, rows))
+        for part in reading(layer, config).parts:
+            self.records.append(self._part(record, position, part, rows.in_rows))
+            self.jobs.append(Job(position, first, images, rows, part.first, part.groups))
+            # What the first part needed is on chip.
+            record["flags"] &= ~np.uint32(Flag.LOAD | Flag.FENCE)
+            for name in ("load_words", "load_addr", "load_stride", "load_segments", "load_base"):
+                record[name] = 0
+        self.produced[out_name(layer.name)] = len(self.jobs) - 1
+        self.previous, self.buffer = tuple(touches), buffer
 
-    def _load(self, record: Records, run: _Run, reads: _Span, first: int, rows: Band | None) -> int:
-        """Fill in the load of a run's input, or of some rows of one image's; the flags it needs."""
-        before = run.layers[0] - 1
-        inside = before >= self.segment_start
-        source = self.program.layers[run.layers[0]].sources[0]
-        region = self.memory[out_name(source) if inside else input_name(source)]
-        record["load_words"] = reads.words
-        record["load_addr"] = region.address + first * (region.nbytes // region.shape[0])
-        record["load_stride"] = reads.words * self.config.vec
-        record["load_segments"] = 1
-        if rows is not None:
-            # These rows of every channel group's plane.
-            _, groups, in_h, in_w, vec = region.shape
-            record["load_segments"] = groups
-            record["load_words"] = rows.in_rows * in_w
-            record["load_addr"] += rows.in_first * in_w * vec
-            record["load_stride"] = in_h * in_w * vec
-        record["load_base"] = reads.first
-        overwrites = any(reads.meets(span) for span in self.previous)
-        unfinished = inside and self.produced[before] >= self.fenced
-        if overwrites or unfinished:
-            self.fenced = len(self.jobs)
-            return Flag.LOAD | Flag.FENCE
-        return Flag.LOAD
+    def _source(self, record: Records, position: int, source: int, words: int, images: int, rows: Band) -> None:
+        """Fill in what is computed from what lies on chip, for all output groups alike."""
+        layer, config = self.program.layers[position], self.config
+        how = reading(layer, config)
+        _, _, in_w = layer.in_shape
+        _, _, out_w = layer.conv_shape
+        record["src_base"], record["src_plane"], record["src_image"] = source, rows.in_rows * in_w, words
+        record["in_h"], record["in_w"], record["out_h"], record["out_w"] = rows.in_rows, in_w, rows.conv_rows, out_w
+        record["kernel_h"], record["kernel_w"] = layer.kernel
+        record["src_tap"] = in_w
+        if how.operands == 2:
+            # The second operand is a second row of the kernel, and lies behind the first.
+            record["kernel_h"], record["in_h"], record["src_tap"] = 2, rows.in_rows + 1, words // 2
+        record["stride_y"], record["stride_x"] = layer.stride
+        record["pad_y"], record["pad_x"] = rows.pad_y, layer.padding[1]
+        record["groups_in"] = how.groups_in
+        needed = steps(layer, config)
+        record["images"], record["steps"], record["weight_passes"] = images, needed, 1
+        outputs = images * rows.conv_rows * out_w
+        if needed > config.weight_words and outputs > 1:
+            record["weight_passes"] = outputs
+            record["flags"] |= Flag.STREAM
+        record["flags"] |= Flag.RELU if layer.relu else 0
+        record["upper"] = layer.upper
+        record["pool_kernel"] = record["pool_stride"] = 1
+        if layer.pool is not None:
+            record["flags"] |= Flag.POOL
+            record["pool_kernel"], record["pool_stride"] = layer.pool.kernel, layer.pool.stride
+            record["pool_pad"] = layer.pool.pad
+        record["pool_h"], record["pool_w"] = rows.out_rows, layer.out_shape[2]
+
+    def _part(self, whole: Records, position: int, part: Part, rows: int) -> Records:
+        """The record of some output groups of a job."""
+        layer, config = self.program.layers[position], self.config
+        record = np.zeros((), descriptor.DTYPE)
+        record[()] = whole  # its padding bytes zero too
+        plane = rows * layer.in_shape[2]
+        record["src_base"] += part.plane * plane
+        record["src_step"], record["src_period"] = part.step * plane, part.period
+        record["groups_out"] = part.groups
+        for region, which in ((weights_name(layer.name), "weight_addr"), (params_name(layer.name), "param_addr")):
+            region_at = self.memory[region]
+            record[which] = region_at.address + part.first * (region_at.nbytes // region_at.shape[0])
+        # Channel groups of VEC: a part begins with a whole one.
+        stored = part.first * config.lanes // config.vec
+        ends = ceil_div((part.first + part.groups) * config.lanes, config.vec)
+        record["dst_groups"] = min(ends, ceil_div(layer.out_channels, config.vec)) - stored
+        for which, moved in (("dst_base", "dst_plane"), ("conv_addr", "conv_plane"), ("pool_addr", "pool_plane")):
+            record[which] += stored * int(record[moved])
+        return record
+
+    def _load(self, position: int, buffer: int, source: int, first: int, images: int, rows: Band) -> Records:
+        """Records of all loads of a layer's input but the last, and a record with the last one, to be completed."""
+        loads = self._pieces(position, source, first, images, rows)
+        waiting = [
+            self._must_wait(region, _Span(buffer, int(load["load_base"]), _words(load))) for region, load in loads
+        ]
+        # Those that need not wait go first: they load while the job before computes.
+        order = sorted(range(len(loads)), key=waiting.__getitem__)
+        for number, at in enumerate(order):
+            record = loads[at][1]
+            record["flags"] = Flag.LOAD | (Flag.SRC_B if buffer else 0)
+            if waiting[at] and (number == 0 or not waiting[order[number - 1]]):
+                record["flags"] |= Flag.FENCE
+                self.fenced, self.previous = len(self.records), ()
+            if number + 1 < len(order):
+                record["flags"] |= Flag.LOAD_ONLY
+                self.records.append(record)
+                self.jobs.append(Job(position, first, images, rows, 0, 0))
+        return loads[order[-1]][1]
+
+    def _must_wait(self, region: str, target: _Span) -> bool:
+        """Whether a load reads what may not be written yet, or overwrites what the job before uses."""
+        unfinished = self.produced.get(region, -1) >= self.fenced
+        return unfinished or any(target.meets(span) for span in self.previous)
+
+    def _pieces(self, position: int, source: int, first: int, images: int, rows: Band) -> list[tuple[str, Records]]:
+        """Loads of a layer's input, with the regions that they read."""
+        layer, config = self.program.layers[position], self.config
+        how = reading(layer, config)
+        _, in_h, in_w = layer.in_shape
+        plane = rows.in_rows * in_w
+        loads = []
+        for piece in how.pieces:
+            name = layer.sources[piece.source]
+            region_name = out_name(name) if out_name(name) in self.memory else input_name(name)
+            region = self.memory[region_name]
+            image_bytes = region.nbytes // region.shape[0]
+            # Images that follow each other both in memory and on chip are one load.
+            together = images if piece.planes == how.planes == region.shape[1] else 1
+            for image in range(0, images, together):
+                load = np.zeros((), descriptor.DTYPE)
+                load["load_base"] = source + (image * how.planes + piece.at) * plane
+                load["load_addr"] = region.address + (first + image) * image_bytes
+                load["load_addr"] += (piece.group * in_h + rows.in_first) * in_w * config.vec
+                load["load_words"], load["load_segments"] = together * piece.planes * plane, 1
+                load["load_stride"] = together * piece.planes * plane * config.vec
+                if rows.in_rows != in_h:
+                    # These rows of every channel group's plane.
+                    load["load_words"], load["load_segments"] = plane, piece.planes
+                    load["load_stride"] = in_h * in_w * config.vec
+                loads.append((region_name, load))
+        return loads
+
+
+def _words(load: Records) -> int:
+    """Words that a load writes on chip."""
+    return int(load["load_words"]) * int(load["load_segments"])
 
 
 def _packed(records: list[Records]) -> Records:
@@ -531,7 +628,7 @@ def _cycle_bound(records: Records, config: Config) -> int:
     for record in records:
         groups, images, steps = int(record["groups_out"]), int(record["images"]), int(record["steps"])
         outputs = groups * images * int(record["out_h"]) * int(record["out_w"])
-        weights = groups * steps * config.lanes * config.vec
+        weights = groups * steps * config.lanes * config.vec * max(1, int(record["weight_passes"]))
         loaded = int(record["load_words"]) * int(record["load_segments"])
         features = (loaded + 2 * outputs * ceil_div(config.lanes, config.vec)) * config.vec
         beats = ceil_div(weights, config.port_bytes) + ceil_div(features, config.vec)

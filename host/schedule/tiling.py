@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from host.program.arrangement import arrange
 from host.program.layers import Layer
+from hw.config import Config
 from hw.layout import ceil_div
 
 
@@ -75,18 +77,17 @@ def band(layer: Layer, first: int, end: int) -> Band:
     )
 
 
-def band_words(layer: Layer, rows: int, vec: int) -> int:
-    """Words of VEC bytes that `rows` input rows of one image take on chip, all channels."""
-    channels, _, w = layer.in_shape
-    return ceil_div(channels, vec) * rows * w
+def band_words(layer: Layer, rows: int, config: Config) -> int:
+    """Words of VEC bytes that `rows` input rows of one image take on chip, all channel groups that the layer reads."""
+    return len(arrange(layer, config).planes) * rows * layer.in_shape[2]
 
 
-def smallest(layer: Layer, vec: int) -> int:
+def smallest(layer: Layer, config: Config) -> int:
     """Words that the layer's input takes on chip in the narrowest bands, one final row each."""
-    return max(band_words(layer, b.in_rows, vec) for b in _cut(layer, 1))
+    return max(band_words(layer, b.in_rows, config) for b in _cut(layer, 1))
 
 
-def bands(layer: Layer, words: int, vec: int) -> tuple[Band, ...]:
+def bands(layer: Layer, words: int, config: Config) -> tuple[Band, ...]:
     """The fewest bands whose inputs take at most `words` on chip, of nearly equal height, in the order of computing.
 
     Raises
@@ -98,14 +99,14 @@ def bands(layer: Layer, words: int, vec: int) -> tuple[Band, ...]:
     low, high = 0, ph
     while low < high:
         rows = (low + high + 1) // 2
-        if _fits(layer, rows, words, vec):
+        if _fits(layer, rows, words, config):
             low = rows
         else:
             high = rows - 1
     if low == 0:
         raise ValueError(f"layer {layer.name!r}: a single row does not fit {words} words")
     even = ceil_div(ph, ceil_div(ph, low))
-    cut = _cut(layer, even if _fits(layer, even, words, vec) else low)
+    cut = _cut(layer, even if _fits(layer, even, words, config) else low)
     padded = layer.pool is not None and layer.pool.pad > 0
     return cut[::-1] if padded else cut
 
@@ -115,5 +116,5 @@ def _cut(layer: Layer, rows: int) -> tuple[Band, ...]:
     return tuple(band(layer, first, min(ph, first + rows)) for first in range(0, ph, rows))
 
 
-def _fits(layer: Layer, rows: int, words: int, vec: int) -> bool:
-    return all(band_words(layer, b.in_rows, vec) <= words for b in _cut(layer, rows))
+def _fits(layer: Layer, rows: int, words: int, config: Config) -> bool:
+    return all(band_words(layer, b.in_rows, config) <= words for b in _cut(layer, rows))

@@ -101,6 +101,7 @@ class _Core:
         self.buffers = np.full(shape, 85, np.int8)
         self.written = np.zeros(shape[:2], bool)
         self.before: list[tuple[int, npt.NDArray[np.int64]]] = []
+        self.gathered: list[tuple[int, npt.NDArray[np.int64]]] = []
         self.unacknowledged = np.zeros(device.memory_bytes, bool)
         self.fences = 0
         self.applied = 0
@@ -112,25 +113,23 @@ class _Core:
         source = int(bool(flags & Flag.SRC_B))
         if flags & Flag.LOAD:
             self.load(d, source)
+        if flags & Flag.LOAD_ONLY:
+            self.load_only(d, len(mac) + len(feature))
+            return
         images, groups_in, groups_out = d["images"], d["groups_in"], d["groups_out"]
         kh, kw, steps = d["kernel_h"], d["kernel_w"], d["steps"]
         oh, ow = d["out_h"], d["out_w"]
+        outputs = images * oh * ow
+        need(min(outputs, groups_in, groups_out, kh, kw, d["src_period"]) > 0, "a job computes nothing")
         need(steps == groups_in * kh * kw, "steps do not match the kernel")
-        need(
-            steps <= self.config.weight_words or images * oh * ow == 1, "weights leave the ring before they are reused"
-        )
+        need(d["upper"] <= 127, "the largest output is no int8")
+        if flags & Flag.STREAM:
+            need(d["weight_passes"] == outputs, "streamed weights are not fetched once an output")
+        else:
+            need(d["weight_passes"] == 1, "weights are fetched again without need")
+            need(steps <= self.config.weight_words or outputs == 1, "weights leave the ring before they are reused")
 
-        # Gather the source, and read weights and parameters as bytes.
-        plane = np.arange(d["in_h"] * d["in_w"])
-        words = (
-            d["src_base"]
-            + np.arange(images)[:, None, None] * d["src_image"]
-            + np.arange(groups_in)[:, None] * d["src_plane"]
-            + plane
-        )
-        need(int(words.max()) < self.config.feature_words, "the source lies outside the buffer")
-        need(bool(self.written[source, words].all()), "the source was never written")
-        x = self.buffers[source, words].reshape(images, groups_in, d["in_h"], d["in_w"], vec).astype(np.int64)
+        # Read weights and parameters as bytes.
         need(d["weight_addr"] % (lanes * vec) == 0, "weights are not aligned")
         need(d["param_addr"] % (lanes * params.PARAM_BYTES) == 0, "parameters are not aligned")
         need(d["weight_addr"] % self.config.port_bytes == 0, "weights are not aligned to the port")
@@ -151,22 +150,31 @@ class _Core:
                 self.applied += 1
         acc = np.broadcast_to(bias[:, None, None, None], (groups_out, images, oh, ow, lanes)).copy()
         rows, columns = np.arange(oh) * d["stride_y"] - d["pad_y"], np.arange(ow) * d["stride_x"] - d["pad_x"]
-        step = 0
-        for z in range(groups_in):
-            for ky in range(kh):
-                for kx in range(kw):
-                    y, c = rows + ky, columns + kx
-                    inside = ((y >= 0) & (y < d["in_h"]))[:, None] & ((c >= 0) & (c < d["in_w"]))
-                    window = x[:, z][:, np.clip(y, 0, d["in_h"] - 1)][:, :, np.clip(c, 0, d["in_w"] - 1)]
-                    window = window * inside[None, :, :, None]
-                    acc += np.einsum("iyxv,glv->giyxl", window, w[:, z, ky, kx])
-                    acc = _signed(acc)
-                    if masks is not None:
-                        acc = _signed(acc ^ masks[..., step, :])
-                    step += 1
+        words = np.zeros(self.config.feature_words, bool)
+        # Output groups that read the same features go together.
+        together = groups_out if d["src_step"] == 0 else d["src_period"]
+        for first in range(0, groups_out, together):
+            some = slice(first, first + together)
+            base = d["src_base"] + first // together * d["src_step"] + np.arange(images) * d["src_image"]
+            step = 0
+            for z in range(groups_in):
+                for ky in range(kh):
+                    for kx in range(kw):
+                        y, c = rows + ky, columns + kx
+                        inside = ((y >= 0) & (y < d["in_h"]))[:, None] & ((c >= 0) & (c < d["in_w"]))
+                        pixel = (rows * d["in_w"] + ky * d["src_tap"])[:, None] + c
+                        address = (base + z * d["src_plane"])[:, None, None] + pixel
+                        weight = w[some, z, ky, kx]
+                        self.read_features(source, address[:, inside], words, bool(weight.any()))
+                        window = self.buffers[source, address % self.config.feature_words].astype(np.int64)
+                        acc[some] += np.einsum("iyxv,glv->giyxl", window * inside[None, :, :, None], weight)
+                        acc[some] = _signed(acc[some])
+                        if masks is not None:
+                            acc[some] = _signed(acc[some] ^ masks[some, ..., step, :])
+                        step += 1
 
         rounded = np.where(shift > 0, (acc + (1 << np.maximum(shift - 1, 0))) >> shift, acc)
-        conv = np.clip(rounded, 0 if flags & Flag.RELU else -128, 127).astype(np.int8)
+        conv = np.clip(rounded, 0 if flags & Flag.RELU else -128, d["upper"]).astype(np.int8)
         out = self.pool(d, conv) if flags & Flag.POOL else conv
         need(out.shape[2:4] == (d["pool_h"], d["pool_w"]), "the final extents do not match")
         out = out.copy()
@@ -175,15 +183,34 @@ class _Core:
             flat_out[event["slot"], event["lane"]] ^= 1 << int(event["bit"])
             self.applied += 1
 
-        touched = [(source, words.reshape(-1))]
+        read = np.flatnonzero(words)
+        touched = [(source, read)]
         if flags & Flag.STORE:
             touched.append(self.store(d, self.channels(d, out)))
             if touched[1][0] == source:
-                need(not np.isin(touched[1][1], words).any(), "a job overwrites its own source")
+                need(not np.isin(touched[1][1], read).any(), "a job overwrites its own source")
         for flag, which, result in ((Flag.WRITE_CONV, "conv", conv), (Flag.WRITE_POOL, "pool", out)):
             if flags & flag:
                 self.write(d, which, self.channels(d, result))
         self.before = touched
+        self.gathered = []
+
+    def load_only(self, d: dict[str, int], faults: int) -> None:
+        """Check a job that loads and does nothing else; what it loaded is for the next job that computes."""
+        others = {name for name in d if not name.startswith("load_")} - {"flags"}
+        need(not any(d[name] for name in others), "a load asks for more than loading")
+        allowed = Flag.LOAD | Flag.LOAD_ONLY | Flag.FENCE | Flag.SRC_B
+        need(bool(d["flags"] & Flag.LOAD) and not d["flags"] & ~allowed, "a load has flags of a job")
+        need(not faults, "events name a job that only loads")
+
+    def read_features(
+        self, source: int, address: npt.NDArray[np.int64], words: npt.NDArray[np.bool_], used: bool
+    ) -> None:
+        """Check the words that a step reads, and mark them; what meets zero weights only may be anything."""
+        if used:
+            need(bool((address < self.config.feature_words).all()), "the source lies outside the buffer")
+            need(bool(self.written[source, address].all()), "the source was never written")
+            words[address] = True
 
     def load(self, d: dict[str, int], source: int) -> None:
         vec = self.config.vec
@@ -193,9 +220,14 @@ class _Core:
         target = np.arange(first, first + count)
         places = d["load_addr"] + np.arange(d["load_segments"])[:, None] * d["load_stride"]
         places = places + np.arange(d["load_words"] * vec)
+        for buffer, words in self.gathered:
+            need(buffer == source, "loads for one job go to two buffers")
+            need(not np.isin(target, words).any(), "a load overwrites another for the same job")
+        self.gathered.append((source, target))
         if d["flags"] & Flag.FENCE:
             self.fences += 1
             self.unacknowledged[:] = False
+            self.before = []
         else:
             for buffer, words in self.before:
                 need(buffer != source or not np.isin(target, words).any(), "an unfenced load races the job before")

@@ -6,7 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ DEEP = Config(lanes=4, vec=8, port_bits=128, feature_bytes=4096, weight_bytes=20
 NARROW = Config(lanes=4, vec=4, port_bits=32, feature_bytes=1024, weight_bytes=512, pool_columns=16)
 """A word a beat, and less than a parameter record."""
 CONFIGS = (WIDE, DEEP, NARROW)
+PIPECNN = replace(WIDE, arithmetic="pipecnn")
 PAUSES = (0.0, 0.5)
 
 
@@ -119,7 +120,15 @@ def wrap32(value: int) -> int:
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-def requantised(accumulator: int, shift: int, relu: bool) -> int:
+def requantised(accumulator: int, shift: int, relu: bool, upper: int) -> int:
     """The contract's requantisation in exact integers."""
     half = 1 << shift - 1 if shift else 0
-    return min(max((accumulator + half) >> shift, 0 if relu else -128), 127)
+    return min(max((accumulator + half) >> shift, 0 if relu else -128), upper)
+
+
+def requantised_as_pipecnn(accumulator: int, shift: int, bias: int, relu: bool, upper: int) -> int:
+    """PipeCNN's requantisation in exact integers: an 8-bit bias after the shift, unless that saturated."""
+    half = 1 << shift - 1 if shift else 0
+    value = (accumulator + half) >> shift
+    value = min(max(value, -128), 127) if not -128 <= value <= 127 else (value + bias + 128) % 256 - 128
+    return min(max(value, 0) if relu else value, upper)

@@ -24,6 +24,8 @@ from hw.verilog import generate
         ({"lanes": 2, "vec": 4, "port_bits": 128}, "port_bits must be from 32 .one feature word. to 64"),
         ({"feature_bytes": 1000}, "feature_bytes must be a power of two"),
         ({"weight_bytes": 1024}, "weight_bytes must hold at least 16 words of 128 bytes"),
+        ({"arithmetic": "float"}, "arithmetic must be one of redline, pipecnn, not 'float'"),
+        ({"arithmetic": 8}, "arithmetic must be str, not 8"),
         ({"pool_columns": 0}, "pool_columns must be from 1 to 4096, not 0"),
     ],
 )
@@ -35,6 +37,7 @@ def test_an_illegal_parameter_is_refused_by_name(change: dict[str, object], mess
 def test_the_hash_tells_builds_apart_but_not_probes() -> None:
     assert Config().hash != Config(lanes=8).hash
     assert Config().hash != Config(saboteur=True).hash
+    assert Config().hash != Config(arithmetic="pipecnn").hash
     assert Config().hash == Config(probe=True).hash
 
 

@@ -17,7 +17,7 @@ from hw.axi import BOUNDARY
 from hw.config import Config
 from hw.loader import FeatureLoader, ParamLoader, WeightLoader
 from sim.streams import start, stream_get, stream_put
-from tests.hw.stage import CONFIGS, PAUSES, in_bench, job, pulse, run_stage, serve_reads, until
+from tests.hw.stage import CONFIGS, PAUSES, PIPECNN, in_bench, job, pulse, run_stage, serve_reads, until
 
 LOADERS = {"features": FeatureLoader, "weights": WeightLoader, "params": ParamLoader}
 
@@ -26,6 +26,15 @@ LOADERS = {"features": FeatureLoader, "weights": WeightLoader, "params": ParamLo
 @pytest.mark.parametrize("config", CONFIGS, ids=["wide", "deep", "narrow"])
 @pytest.mark.parametrize("which", LOADERS)
 def test_loads_everything_in_order(which: str, config: Config, pause: float) -> None:
+    load(which, config, pause)
+
+
+def test_keeps_8_bits_of_pipecnns_bias() -> None:
+    load("params", PIPECNN, 0.5)
+
+
+def load(which: str, config: Config, pause: float) -> None:
+    """Run a loader's bench."""
     make: type[wiring.Component] = LOADERS[which]
     run_stage(make, config, "tests.hw.test_loader", pause, WHICH=list(LOADERS).index(which))
 
@@ -81,12 +90,20 @@ async def streams_groups(dut: Any) -> None:
                 free += 1
 
     cocotb.start_soon(account())
-    jobs = [(rng.randrange(1, 4), rng.randrange(1, 12), word_bytes * rng.randrange(1, 100)) for _ in range(6)]
-    starts = [job(groups_out=groups, steps=steps, weight_addr=addr) for groups, steps, addr in jobs]
+    jobs = [
+        (rng.randrange(1, 4), rng.randrange(1, 12), word_bytes * rng.randrange(1, 100), rng.choice((1, 1, 2, 5)))
+        for _ in range(6)
+    ]
+    starts = [
+        job(groups_out=groups, steps=steps, weight_addr=addr, weight_passes=passes)
+        for groups, steps, addr, passes in jobs
+    ]
     expected = [
         int.from_bytes(memory[at : at + config.port_bytes], "little")
-        for groups, steps, addr in jobs
-        for at in range(addr, addr + groups * steps * word_bytes, config.port_bytes)
+        for groups, steps, addr, passes in jobs
+        for first in range(addr, addr + groups * steps * word_bytes, steps * word_bytes)
+        for _ in range(passes)
+        for at in range(first, first + steps * word_bytes, config.port_bytes)
     ]
     cocotb.start_soon(stream_put(dut, "start", starts, rng=random.Random(rng.random()), pause=pause))
     assert await stream_get(dut, "fill", len(expected)) == expected
@@ -104,6 +121,7 @@ async def queues_records(dut: Any) -> None:
     records["shift"] = numbers.integers(0, 32, records.shape)
     memory = bytearray(rng.randbytes(BOUNDARY))
     group_bytes = config.lanes * params.PARAM_BYTES
+    bits = 8 if config.arithmetic == "pipecnn" else 32  # of a bias, as the array keeps it
     at = BOUNDARY - 8 * group_bytes
     flat = bytearray(24 * group_bytes)
     flat[:] = b"".join(
@@ -117,7 +135,7 @@ async def queues_records(dut: Any) -> None:
     got = await stream_get(dut, "params", 24, rng=random.Random(rng.random()), pause=pause)
     expected = [
         sum(
-            ((int(record["bias"]) & 0xFFFFFFFF) | int(record["shift"]) << 32) << 37 * lane
+            ((int(record["bias"]) & ((1 << bits) - 1)) | int(record["shift"]) << bits) << (bits + 5) * lane
             for lane, record in enumerate(group)
         )
         for group in records

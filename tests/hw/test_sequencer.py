@@ -26,22 +26,25 @@ def test_runs_jobs_in_order_and_honours_fences(config: Config, pause: float) -> 
 
 @cocotb.test()
 async def runs_launches(dut: Any) -> None:
-    """Launches of random descriptors against stages that take random times."""
+    """Launches of random descriptors against stages that take random times; loads without computing lie between."""
     config, pause, rng = in_bench()
     for name in ("weights__ready", "params__ready", "writes_done", "load_done", "compute_done"):
         dut[name].value = 1
     await start(dut)
     memory = bytearray(64 * 1024)
+    ahead = 0
     cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
-    for count in (1, 2, 7):
+    for count, never, always in ((1, Flag.LOAD_ONLY, 0), (2, 0, Flag.LOAD_ONLY), (7, 0, 0), (12, Flag.FENCE, 0)):
         records = np.zeros(count, descriptor.DTYPE)
         for record in records:
             for field in descriptor.FIELDS:
                 record[field.name] = rng.randrange(2**field.bits)
+            record["flags"] = int(record["flags"]) & ~never | always
         memory[1024 : 1024 + records.nbytes] = records.tobytes()
         patterns = [int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little") for record in records]
         dut.addr.value, dut.jobs.value = 1024, count
         await pulse(dut, "start")
+        to_compute = [at for at, record in enumerate(records) if not record["flags"] & Flag.LOAD_ONLY]
         given: dict[str, list[int]] = {"weights": [], "params": []}
         loads: list[int] = []
         computed = done = 0
@@ -62,25 +65,32 @@ async def runs_launches(dut: Any) -> None:
             if running and compute_left == 0:
                 running, writes_left = False, rng.randrange(8)
             if compute:
-                assert int(dut.job.value) == patterns[computed]
-                assert len(loads) > computed, "a job computes after its load"
-                assert load_left == 0, "a job computes after its load"
-                assert int(dut.job_index.value) == computed
-                computed, running, compute_left = computed + 1, True, rng.randrange(3, 20)
+                at = to_compute[computed]
+                assert int(dut.job.value) == patterns[at]
+                assert len(loads) > at, "a job computes after its load"
+                assert len(loads) > at + 1 or load_left == 0, "a job computes after its load"
+                assert int(dut.job_index.value) == at
+                computed, running, compute_left = computed + 1, True, 300 if count == 12 else rng.randrange(3, 20)
             if load:
                 flags = int(records[len(loads)]["flags"])
                 assert int(dut.loading.value) == patterns[len(loads)]
-                assert len(loads) <= computed, "no load runs ahead by more than one job"
+                assert load_left == 0, "one load after the other"
+                before = sum(at < len(loads) for at in to_compute)
+                assert before <= computed, "no load runs ahead by more than one computing job"
                 if flags & Flag.FENCE:
                     assert int(dut.writes_done.value), "the fence waits for every write"
-                    assert computed == len(loads), "the fence waits for every job"
+                    assert not running, "the fence waits for every job"
+                    assert computed == before, "the fence waits for every job"
+                ahead += running and bool(loads) and len(loads) - 1 not in to_compute
                 loads.append(int(dut.loading.value))
                 load_left = rng.randrange(1, 12)
             await RisingEdge(dut.clk)
             if done:
                 break
         assert done
-        assert computed == count
+        assert computed == len(to_compute)
         assert writes_left == 0
         assert not running
-        assert loads == given["weights"] == given["params"] == patterns
+        assert loads == patterns
+        assert given["weights"] == given["params"] == [patterns[at] for at in to_compute]
+    assert ahead, "a load goes on after a load without computing, while an older job computes"

@@ -9,6 +9,7 @@ import pytest
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from hw.config import Config
+from hw.descriptor import Flag
 from hw.stepper import Stepper
 from sim.streams import start
 from tests.hw.stage import DEEP, PAUSES, WIDE, in_bench, job, run_stage
@@ -24,7 +25,7 @@ def test_issues_the_contracts_loop_nest(config: Config, pause: float) -> None:
 
 def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
     """(flags, feature address or None for padding, weight word in the job) of every step, by the definition."""
-    g = geometry
+    g, word = geometry, 0
     steps = []
     per_group = g["groups_in"] * g["kernel_h"] * g["kernel_w"]
     for group in range(g["groups_out"]):
@@ -39,10 +40,12 @@ def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
                                 inside = 0 <= y < g["in_h"] and 0 <= x < g["in_w"]
                                 flags = FIRST * (step == 0) | LAST * (step == per_group - 1) | PADDING * (not inside)
                                 flags |= GROUP * (step == image == oy == ox == 0)
-                                plane = g["src_base"] + image * g["src_image"] + z * g["src_plane"]
-                                address = plane + y * g["in_w"] + x if inside else None
-                                steps.append((flags, address, group * per_group + step))
-                                step += 1
+                                base = g["src_base"] + group // g["src_period"] * g["src_step"]
+                                plane = base + image * g["src_image"] + z * g["src_plane"]
+                                row = (oy * g["stride_y"] - g["pad_y"]) * g["in_w"] + ky * g["src_tap"]
+                                address = (plane + row + x) % g["words"] if inside else None
+                                steps.append((flags, address, word if g["flags"] else group * per_group + step))
+                                step, word = step + 1, word + 1
     return steps
 
 
@@ -65,6 +68,7 @@ async def follows_the_loop_nest(dut: Any) -> None:
         stride_y, stride_x = rng.randrange(1, 4), rng.randrange(1, 4)
         groups_in = rng.randrange(1, 3)
         geometry = {
+            "flags": rng.choice((0, Flag.STREAM)),
             "in_h": in_h,
             "in_w": in_w,
             "out_h": (in_h + 2 * pad_y - kernel_h) // stride_y + 1,
@@ -76,13 +80,16 @@ async def follows_the_loop_nest(dut: Any) -> None:
             "pad_y": pad_y,
             "pad_x": pad_x,
             "groups_in": groups_in,
-            "groups_out": rng.randrange(1, 3),
+            "groups_out": rng.randrange(1, 6),
             "images": rng.randrange(1, 3),
             "src_base": rng.randrange(9),
             "src_plane": in_h * in_w,
             "src_image": groups_in * in_h * in_w + rng.randrange(3),
+            "src_tap": rng.choice((in_w, rng.randrange(2**32))),
+            "src_step": rng.choice((0, in_h * in_w, rng.randrange(2**32))),
+            "src_period": rng.randrange(1, 4),
         }
-        expected = walk(geometry)
+        expected = walk({**geometry, "words": config.feature_words})
         per_group = groups_in * kernel_h * kernel_w
         outputs = len(expected) // per_group // geometry["groups_out"]
         dut.job.value = job(**geometry)
@@ -108,7 +115,7 @@ async def follows_the_loop_nest(dut: Any) -> None:
                 assert int(dut.slot.value) == issued
                 assert int(dut.weight_ptr.value) == (base + word) % modulus
                 group, output = word // per_group, issued // per_group % outputs
-                kept = word if output == outputs - 1 else group * per_group
+                kept = word if output == outputs - 1 or geometry["flags"] else group * per_group
                 assert int(dut.keep_ptr.value) == (base + kept) % modulus
                 assert int(dut.issued_last.value) == bool(flags & LAST)
                 assert int(dut.issued_group.value) == bool(flags & GROUP)
@@ -121,4 +128,4 @@ async def follows_the_loop_nest(dut: Any) -> None:
             await RisingEdge(dut.clk)
             if finished:
                 break
-        base += geometry["groups_out"] * per_group
+        base += len(expected) if geometry["flags"] else geometry["groups_out"] * per_group

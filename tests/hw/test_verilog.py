@@ -13,7 +13,7 @@ from hw.config import Config
 from hw.verilog import TOP
 from sim.build import verilog_for
 from sim.tools import find_verilator
-from tests.hw.stage import CONFIGS
+from tests.hw.stage import CONFIGS, PIPECNN
 
 WAIVERS = Path(sim.__file__).parent / "rtl" / "lint.vlt"
 
@@ -27,7 +27,7 @@ def lint(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, Config()], ids=["wide", "deep", "narrow", "default"])
+@pytest.mark.parametrize("config", [*CONFIGS, PIPECNN, Config()], ids=["wide", "deep", "narrow", "pipecnn", "default"])
 def test_the_verilog_is_lint_clean(config: Config, tmp_path: Path) -> None:
     done = lint(verilog_for(config), tmp_path)
     assert done.returncode == 0, done.stderr

@@ -238,8 +238,9 @@ def test_prefix_walk_equals_a_loop_over_steps(rate: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = random_case(seed, 0, configs=(CONFIGS[2],))
     layer = replace(
-        case.program.layers[0], name="l", in_shape=(11, 4, 5), source_channels=(), out_channels=3, kernel=(2, 3), stride=(1, 2),
-        padding=(1, 2), pool=None, fold=None, in_frac=0, out_frac=0, weight_frac=(8, 8, 8), placement="accelerator",
+        case.program.layers[0], name="l", in_shape=(11, 4, 5), source_channels=(), out_channels=3, kernel=(2, 3),
+        stride=(1, 2), padding=(1, 2), pool=None, fold=None,
+        in_frac=0, out_frac=0, weight_frac=(8, 8, 8), placement="accelerator",
     )  # fmt: skip
     x = rng.integers(-128, 128, (2, *layer.in_shape)).astype(np.int8)
     w = rng.integers(-128, 128, layer.weight_shape).astype(np.int8)

@@ -89,16 +89,17 @@ POOLS = [
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("padding", [0, 2])
 def test_bands_fit_and_cover_every_row(pool: Pool | None, stride: int, padding: int) -> None:
+    config = Config(lanes=4, vec=4, port_bits=64)
     for height in (9, 14, 23):
         which = layer(pool, in_shape=(6, height, 7), stride=(stride, 1), padding=(padding, 1))
         _, conv_rows, _ = which.conv_shape
         _, rows, _ = which.out_shape
         for words in (2 * 7 * 9, 2 * 7 * 12):
             try:
-                cut = bands(which, words, 4)
+                cut = bands(which, words, config)
             except ValueError:
                 continue
-            assert all(band_words(which, b.in_rows, 4) <= words for b in cut)
+            assert all(band_words(which, b.in_rows, config) <= words for b in cut)
             assert {row for b in cut for row in range(b.conv_first, b.conv_end)} == set(range(conv_rows))
             # Each row is kept once, and no band that comes later leaves an incomplete one in its place.
             kept = Counter(row for b in cut for row in range(b.kept_first, b.out_end))
@@ -181,7 +182,7 @@ def test_a_layer_of_which_no_row_fits_is_refused_with_the_size_that_would_do() -
     wide = layer(None, in_shape=(6, 13, 15))
     with pytest.raises(CompileError, match="360 bytes on chip even in bands of one output row.*feature_bytes=512"):
         made(wide, config)
-    assert bands(wide, 512 // 4, 4)
+    assert bands(wide, 512 // 4, config)
     flat = layer(None, in_shape=(6, 8, 7), kernel=(8, 7), padding=(0, 0))
     with pytest.raises(CompileError, match="448 bytes on chip, a feature buffer holds 256"):
         made(flat, config)
