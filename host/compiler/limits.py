@@ -127,10 +127,7 @@ def check_accelerator(layer: Layer, config: Config) -> None:
                 f"pooled rows are {layer.out_shape[2]} pixels wide, the line buffer holds {config.pool_columns}",
                 f"build with pool_columns={layer.out_shape[2]} or more, or {CPU_REMEDY}",
             )
-    try:
-        how = reading(layer, config)
-    except ValueError as error:
-        raise refuse(f"its groups of channels do not fit {config.lanes} lanes x vec {config.vec} ({error})") from error
+    how = reading(layer, config)
     extents = (layer.in_shape[1] + how.operands - 1, layer.in_shape[2], *layer.conv_shape[1:], how.groups_in)
     groups = output_groups(layer.out_channels, config.lanes, config.vec)
     if max(*extents, groups) > MAX_EXTENT:

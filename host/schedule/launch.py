@@ -369,7 +369,7 @@ def _tiled(program: Program, position: int) -> _Run:
     """A run of one layer that does not fit on chip: from memory to memory, band by band."""
     layer, config = program.layers[position], program.config
     assert not fits_on_chip(layer, config)
-    cut = bands(layer, config.feature_words, config.vec)
+    cut = bands(layer, config.feature_words, config)
     return _Run((position,), 1, 1, (band_words(layer, layer.in_shape[1], config),), cut)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from host.program.arrangement import Plane, arrange
 from host.program.layers import Layer
 from hw.config import Config
+from hw.layout import ceil_div
 
 
 class Piece(NamedTuple):
@@ -41,7 +42,7 @@ class Reading:
     Attributes
     ----------
     planes : int
-        Channel groups that lie on chip.
+        Channel groups that lie on chip, some of them perhaps more than once.
     pieces : tuple of Piece
         The loads that bring them there.
     parts : tuple of Part
@@ -67,15 +68,16 @@ class Reading:
 
 @lru_cache(maxsize=4096)
 def reading(layer: Layer, config: Config) -> Reading:
-    """How jobs read a layer's input.
-
-    Raises
-    ------
-    ValueError
-        If there is no way to: several output groups share a stored word, and read from places without a rule.
-    """
+    """How jobs read a layer's input."""
     how = arrange(layer, config)
-    parts = _parts(how.first, max(1, config.vec // config.lanes))
+    # Output groups that only fill up the last stored word meet zero weights, wherever they read from.
+    first = how.first[: ceil_div(layer.out_channels, config.lanes)]
+    parts = _parts(first, len(how.first), max(1, config.vec // config.lanes))
+    if parts is None:
+        # Each output group gets a copy of what it reads.
+        windows = [min(plane + z, len(how.planes) - 1) for plane in first for z in range(how.span)]
+        copies = tuple(how.planes[plane] for plane in windows)
+        return Reading(len(copies), _pieces(copies), (Part(0, len(how.first), 0, 1, how.span),), how.span, 1)
     pieces = _pieces(how.planes)
     even = all(n % 2 == 0 for part in parts for n in (len(how.planes), how.span, part.plane, part.step))
     if layer.operator == "add" and even and (layer.kernel, layer.stride, layer.padding) == ((1, 1), (1, 1), (0, 0)):
@@ -96,17 +98,20 @@ def _pieces(planes: tuple[Plane, ...]) -> tuple[Piece, ...]:
     return tuple(Piece(*planes[at], end - at, at) for at, end in zip(starts, ends, strict=True))
 
 
-def _parts(first: tuple[int, ...], block: int) -> tuple[Part, ...]:
-    """Cut output groups into few jobs of whole words: `block` groups share one."""
+def _parts(first: tuple[int, ...], count: int, block: int) -> tuple[Part, ...] | None:
+    """Cut `count` output groups into few jobs of whole words, which `block` groups share; None if there is no way to.
+
+    `first` is where each reads from; those behind the last of it may read from anywhere.
+    """
     parts = []
-    at, count = 0, len(first)
+    at = 0
     while at < count:
         rule, end = _rule(first[at:]), count
         if rule is None:
             end = at + block
             rule = _rule(first[at:end])
             if rule is None:
-                raise ValueError(f"output groups {at} to {end - 1} read from planes {first[at:end]}")
+                return None
             while end < count and (longer := _rule(first[at : end + block])) is not None:
                 rule, end = longer, end + block
         parts.append(Part(at, end - at, first[at], *rule))

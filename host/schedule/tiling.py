@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from host.program.arrangement import arrange
 from host.program.layers import Layer
+from host.schedule.reading import reading
 from hw.config import Config
 from hw.layout import ceil_div
 
@@ -79,7 +79,7 @@ def band(layer: Layer, first: int, end: int) -> Band:
 
 def band_words(layer: Layer, rows: int, config: Config) -> int:
     """Words of VEC bytes that `rows` input rows of one image take on chip, all channel groups that the layer reads."""
-    return len(arrange(layer, config).planes) * rows * layer.in_shape[2]
+    return reading(layer, config).planes * rows * layer.in_shape[2]
 
 
 def smallest(layer: Layer, config: Config) -> int:
