@@ -11,13 +11,16 @@ import numpy as np
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.devices.simulation import SimulationDevice
-from host.program.arrangement import steps
+from host.program.arrangement import steps, weights_shape
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Pool
 from host.program.program import Program
 from host.schedule.cycles import Memory, estimate
-from host.schedule.launch import schedule
+from host.schedule.launch import Launch, schedule
+from host.schedule.memory import tensor_shape
+from hw import descriptor, params
 from hw.config import Config
+from hw.descriptor import Flag
 from hw.layout import ceil_div
 
 FC_BATCH = 16
@@ -55,6 +58,13 @@ VGG16: tuple[Row, ...] = (
     ("fc7", (4096, 1, 1), 4096, 1, 1, 0, None),
     ("fc8", (4096, 1, 1), 1000, 1, 1, 0, None),
 )
+LENET5: tuple[Row, ...] = (
+    ("conv1", (1, 28, 28), 6, 5, 1, 2, HALVES),
+    ("conv2", (6, 14, 14), 16, 5, 1, 0, HALVES),
+    ("fc1", (16, 5, 5), 120, 5, 1, 0, None),
+    ("fc2", (120, 1, 1), 84, 1, 1, 0, None),
+    ("fc3", (84, 1, 1), 10, 1, 1, 0, None),
+)
 NETWORKS = {"alexnet": ALEXNET, "vgg16": VGG16}
 LAYERS = tuple(row[0] for row in ALEXNET)
 ARRAYS = {
@@ -88,6 +98,13 @@ class LayerCycles:
         The same without folding the kernel's columns into channels.
     ratio : float
         `cycles / ideal`.
+    bound : str
+        "compute" or "memory": which of the roofline's two sides is longer.
+    roofline : int
+        Fewest cycles: the larger of the array's steps (times the batch) and the bytes that must be moved, each once
+        (packed weights and input read, output written), over the memory's bandwidth.
+    roofline_ratio : float
+        `cycles / roofline`.
     fills_array : bool
         Input and output channels are multiples of VEC and LANES.
     exact : bool or None
@@ -106,6 +123,9 @@ class LayerCycles:
     ideal: int
     ideal_unfolded: int
     ratio: float
+    bound: str
+    roofline: int
+    roofline_ratio: float
     fills_array: bool
     exact: bool | None
 
@@ -152,6 +172,7 @@ def measure(
                     source="rtl",
                     cycles=cycles,
                     ratio=round(cycles / modelled.ideal, 4),
+                    roofline_ratio=round(cycles / modelled.roofline, 4),
                     exact=bool(np.array_equal(outputs.out[row[0]], expected.out[row[0]])),
                 )
             )
@@ -198,7 +219,9 @@ def _modelled(network: str, row: Row, array: str, bytes_per_cycle: int) -> Layer
     batch = FC_BATCH if fully_connected else 1
     launch = schedule(_program(config, row), (0,), batch, writeback=False, units=1, memory_bytes=1 << 30)
     cycles = round(estimate(launch, Memory(LATENCY, bytes_per_cycle)).cycles)
-    ideal = batch * _array_cycles(layer, config)
+    ideal = computing = batch * _array_cycles(layer, config)
+    moving = ceil_div(max(_least_bytes(layer, config, batch)), bytes_per_cycle)
+    roofline = max(computing, moving)
     if fully_connected:
         ideal = max(ideal, ceil_div(int(np.prod(layer.weight_shape)), bytes_per_cycle))
     return LayerCycles(
@@ -214,9 +237,64 @@ def _modelled(network: str, row: Row, array: str, bytes_per_cycle: int) -> Layer
         ideal=ideal,
         ideal_unfolded=batch * _array_cycles(plain, config),
         ratio=round(cycles / ideal, 4),
+        bound="compute" if computing >= moving else "memory",
+        roofline=roofline,
+        roofline_ratio=round(cycles / roofline, 4),
         fills_array=row[1][0] % config.vec == 0 and row[2] % config.lanes == 0,
         exact=None,
     )
+
+
+def _least_bytes(layer: Layer, config: Config, batch: int) -> tuple[int, int]:
+    """Bytes that have to be read (packed weights, input) and written (output), each once."""
+    read = int(np.prod(weights_shape(layer, config)))
+    read += int(np.prod(tensor_shape(layer.in_shape, batch, config.vec)))
+    return read, int(np.prod(tensor_shape(layer.out_shape, batch, config.vec)))
+
+
+def chaining(array: str = "16x8", batch: int = FC_BATCH) -> list[dict[str, Any]]:
+    """Bytes of inference with layers chained on chip, and with every layer's outputs written back, by the schedule."""
+    config, results = ARRAYS[array], []
+    for network, rows in (("lenet5", LENET5), ("alexnet", ALEXNET)):
+        program = _network(config, rows)
+        for mode, writeback in (("chained", False), ("write-back", True)):
+            positions = range(len(program.layers))
+            launch = schedule(program, positions, batch, writeback=writeback, memory_bytes=1 << 31)
+            read, written = moved_bytes(launch)
+            counts = {"batch": batch, "bytes_read": read, "bytes_written": written}
+            results.append({"network": network, "mode": mode, **counts, "source": "schedule"})
+    return results
+
+
+def moved_bytes(launch: Launch) -> tuple[int, int]:
+    """Bytes that a launch's descriptors ask to be read (features, weights, parameters, descriptors) and written."""
+    config, read, written = launch.program.config, 0, 0
+    for unit in launch.units:
+        for record in unit.descriptors:
+            job = {name: int(record[name]) for name in descriptor.DTYPE.names or ()}
+            read += ceil_div(descriptor.USED_BYTES, config.port_bytes) * config.port_bytes
+            if job["flags"] & Flag.LOAD:
+                read += job["load_words"] * job["load_segments"] * config.vec
+            if job["flags"] & Flag.LOAD_ONLY:
+                continue
+            weights = job["steps"] * config.vec * job["weight_passes"]
+            read += job["groups_out"] * config.lanes * (weights + params.PARAM_BYTES)
+            planes = job["images"] * job["dst_groups"] * config.vec
+            written += planes * job["out_h"] * job["out_w"] * bool(job["flags"] & Flag.WRITE_CONV)
+            written += planes * job["pool_h"] * job["pool_w"] * bool(job["flags"] & Flag.WRITE_POOL)
+    return read, written
+
+
+def _network(config: Config, rows: tuple[Row, ...]) -> Program:
+    """A whole network, all weights zero."""
+    layers: list[Layer] = []
+    for row in rows:
+        plain, fold = _layers(config, row)
+        source, frac = (layers[-1].name, layers[-1].out_frac) if layers else (INPUT, plain.in_frac)
+        layers.append(fold if not layers else replace(plain, sources=(source,), in_frac=frac))
+    weights = {layer.name: np.zeros(layer.weight_shape, np.int8) for layer in layers}
+    biases = {layer.name: np.zeros(layer.out_channels, np.int32) for layer in layers}
+    return Program(config, tuple(layers), weights, biases, rows[0][1], layers[0].in_frac)
 
 
 def _array_cycles(layer: Layer, config: Config) -> int:
@@ -225,11 +303,11 @@ def _array_cycles(layer: Layer, config: Config) -> int:
 
 
 def as_dict(results: list[LayerCycles]) -> dict[str, Any]:
-    """JSON-ready: `layers`, and the totals over all convolutions and all fully connected layers."""
+    """JSON-ready: `layers`, the totals over all convolutions and all fully connected layers, and `chaining`."""
     totals = []
     for network, array, kind in sorted({(r.network, r.array, r.kind) for r in results}):
         chosen = [r for r in results if (r.network, r.array, r.kind) == (network, array, kind)]
         cycles, ideal = sum(r.cycles for r in chosen), sum(r.ideal for r in chosen)
         total = {"network": network, "array": array, "kind": kind, "cycles": cycles, "ideal": ideal}
         totals.append(total | {"ratio": round(cycles / ideal, 4)})
-    return {"layers": [asdict(result) for result in results], "totals": totals}
+    return {"layers": [asdict(result) for result in results], "totals": totals, "chaining": chaining()}

@@ -38,3 +38,19 @@ def test_vgg16_is_modelled_to_keep_the_array_busy(array: str) -> None:
     for result in results:
         if result.fills_array or result.kind == "fc":
             assert result.ratio <= (1.10 if result.kind == "fc" else 1.05), result
+
+
+def test_rooflines_name_the_longer_side_and_a_slow_memory_binds_fully_connected_layers() -> None:
+    for result in hardware.model("vgg16", "32x16", bytes_per_cycle=8):
+        # The first convolution has three channels to read and 64 to write.
+        slow = result.kind == "fc" or result.layer == "conv1_1"
+        assert result.bound == ("memory" if slow else "compute"), result
+        assert 1 <= result.roofline_ratio < 1.3, result
+
+
+def test_chaining_on_chip_moves_fewer_bytes_than_writing_back() -> None:
+    bytes_of = {(entry["network"], entry["mode"]): entry for entry in hardware.chaining()}
+    for network in ("lenet5", "alexnet"):
+        chained, back = bytes_of[network, "chained"], bytes_of[network, "write-back"]
+        assert chained["bytes_written"] < back["bytes_written"]
+        assert chained["bytes_read"] <= back["bytes_read"]
