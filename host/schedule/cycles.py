@@ -100,6 +100,7 @@ class _Model:
         param_beats = max(1, config.lanes * params.PARAM_BYTES // config.port_bytes)
         channel = 0.0  # when the read channel has delivered all weights asked for so far
         fetched, advanced, ended, written = fetch, 0.0, 0.0, 0.0
+        free = 0.0  # when the loading stage is
         released: list[tuple[int, float]] = []  # (weight words given up, when)
         words = 0
         jobs: list[JobCycles] = []
@@ -107,7 +108,7 @@ class _Model:
             flags = int(record["flags"])
             groups, steps = int(record["groups_out"]), int(record["steps"])
             outputs = int(record["images"]) * int(record["out_h"]) * int(record["out_w"])
-            taken = max(fetched, advanced) + 1
+            taken = max(fetched, free) + 1
             fetched = taken + fetch
             loaded = taken + 1
             if flags & Flag.LOAD:
@@ -116,12 +117,23 @@ class _Model:
                 moved = count * config.vec / config.port_bytes * self.beat
                 loaded = begin + self.latency + max(count, moved)
                 channel = max(channel, begin + self.latency) + moved
-            advanced = max(loaded, ended + HAND_OVER if jobs else 0.0)
+            if flags & Flag.LOAD_ONLY:
+                free = loaded
+                continue
+            free = advanced = max(loaded, ended + HAND_OVER if jobs else 0.0)
             first = now = advanced + START
             arrive = max(channel + ceil_div(descriptor.USED_BYTES, config.port_bytes) * self.beat, taken + self.latency)
             waited = max(0.0, loaded - ended) if jobs else 0.0
             for group in range(groups):
                 arrive += (param_beats + steps * self.word_beats) * self.beat
+                if flags & Flag.STREAM:
+                    # Words come and go: the array or the memory sets the pace, from the first output to the last.
+                    words += steps * outputs
+                    arrive = max(arrive, now) + (outputs - 1) * max(steps, steps * self.word_beats * self.beat)
+                    waited += max(0.0, arrive - now - outputs * steps)
+                    now = max(now + outputs * steps, arrive)
+                    released.append((words, now))
+                    continue
                 # A burst is asked for once the ring has room for it; what follows comes behind it.
                 for asked, burst in self._bursts(int(record["weight_addr"]) + group * steps * self.word_bytes, steps):
                     room = self._room(released, words + asked + burst)

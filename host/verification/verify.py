@@ -15,6 +15,7 @@ from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.devices.runtime import Runtime
 from host.faults.models import Fault
 from host.program.arrangement import gather, unpack_weights
+from host.program.program import Program
 from host.schedule import memory
 from host.schedule.launch import Launch, Unit
 from host.verification.cases import CONFIGS, Case, kind_of, random_case
@@ -311,13 +312,21 @@ def _traced(case: Case, name: str, byte: Divergence, oracle: Device, probed: Dev
         jobs = expected_jobs(wanted, full)
         trace = witness.traces[number]
         found = in_trace(name, trace, jobs, case.program.config)
-        if found is not None:
-            return replace(found, note=" ".join(part for part in (found.note, failure) if part))
+        written = None
         if number < len(witness.snapshots):
             written = _first_byte(name, [wanted], [witness.snapshots[number]])
-            if written is not None:
-                return _with_cycle(written, jobs, trace, case.program.config)
+        if found is not None and written is not None and _follows(found, written, case.program):
+            found = None
+        if found is not None:
+            return replace(found, note=" ".join(part for part in (found.note, failure) if part))
+        if written is not None:
+            return _with_cycle(written, jobs, trace, case.program.config)
     return replace(byte, note=f"{byte.note} {failure or 'the probed build does not show it'}".strip())
+
+
+def _follows(found: Divergence, written: Divergence, program: Program) -> bool:
+    """Whether wrong operands are only what an earlier layer wrote wrongly: tensors of a graph go through memory."""
+    return found.stage == "read features" and program.index(written.layer) < program.index(found.layer)
 
 
 class _TracingWitness(Witness):
