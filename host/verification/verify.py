@@ -326,6 +326,8 @@ def _traced(case: Case, name: str, byte: Divergence, oracle: Device, probed: Dev
 
 def _follows(found: Divergence, written: Divergence, program: Program) -> bool:
     """Whether wrong operands are only what an earlier layer wrote wrongly: tensors of a graph go through memory."""
+    if found.layer is None or written.layer is None:
+        return False
     return found.stage == "read features" and program.index(written.layer) < program.index(found.layer)
 
 

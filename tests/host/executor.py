@@ -148,7 +148,8 @@ class _Core:
             for event in mac:
                 flat[event["slot"], event["lane"]] ^= 1 << int(event["bit"])
                 self.applied += 1
-        acc = np.broadcast_to(bias[:, None, None, None], (groups_out, images, oh, ow, lanes)).copy()
+        start = bias if self.config.arithmetic == "redline" else np.zeros_like(bias)
+        acc = np.broadcast_to(start[:, None, None, None], (groups_out, images, oh, ow, lanes)).copy()
         rows, columns = np.arange(oh) * d["stride_y"] - d["pad_y"], np.arange(ow) * d["stride_x"] - d["pad_x"]
         words = np.zeros(self.config.feature_words, bool)
         # Output groups that read the same features go together.
@@ -174,6 +175,11 @@ class _Core:
                         step += 1
 
         rounded = np.where(shift > 0, (acc + (1 << np.maximum(shift - 1, 0))) >> shift, acc)
+        if self.config.arithmetic == "pipecnn":
+            # r = 2 * rounded, or one more: 256 and above saturates, and so does what is below -256.
+            r = (acc >> (shift - 1)) + 1
+            wrapped = (rounded + bias[:, None, None, None]).astype(np.int8)
+            rounded = np.select([r >= 256, r < -256], [127, -128], wrapped)
         conv = np.clip(rounded, 0 if flags & Flag.RELU else -128, d["upper"]).astype(np.int8)
         out = self.pool(d, conv) if flags & Flag.POOL else conv
         need(out.shape[2:4] == (d["pool_h"], d["pool_w"]), "the final extents do not match")

@@ -34,7 +34,9 @@ def forward(program: Program, x: Int8) -> tuple[Tensors, Tensors]:
         weight = program.weights[layer.name].astype(np.int64)
         bias = program.biases[layer.name].astype(np.int64)
         result = [
-            _requantised(_output(layer, channels, m, weight[m]) + bias[m], layer.shift[m], layer.relu, layer.upper)
+            _pipecnn(_output(layer, channels, m, weight[m]), int(bias[m]), layer.shift[m], layer.relu, layer.upper)
+            if program.config.arithmetic == "pipecnn"
+            else _requantised(_output(layer, channels, m, weight[m]) + bias[m], layer.shift[m], layer.relu, layer.upper)
             for m in range(layer.out_channels)
         ]
         conv[layer.name] = np.stack(result, axis=1)
@@ -84,6 +86,15 @@ def _requantised(acc: npt.NDArray[np.int64], shift: int, relu: bool, upper: int)
     rounded = acc if shift == 0 else np.floor_divide(acc + 2 ** (shift - 1), 2**shift)
     rounded = np.minimum(rounded, upper)
     return np.maximum(rounded, 0 if relu else -128)
+
+
+def _pipecnn(acc: npt.NDArray[np.int64], bias: int, shift: int, relu: bool, upper: int) -> npt.NDArray[np.int64]:
+    """`conv_pipe.cl`: saturation looks at the sum without the bias, and adding the bias wraps."""
+    acc = (acc + 2**31) % 2**32 - 2**31
+    r = np.floor_divide(acc, 2 ** (shift - 1)) + 1
+    wrapped = (np.floor_divide(r, 2) + bias + 128) % 256 - 128
+    y = np.where(r >= 256, 127, np.where(r < -256, -128, wrapped))
+    return np.minimum(np.maximum(y, 0 if relu else -128), upper)
 
 
 def _pooled(x: npt.NDArray[np.int64], pool: Pool) -> npt.NDArray[np.int64]:
