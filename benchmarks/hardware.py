@@ -68,7 +68,7 @@ LENET5: tuple[Row, ...] = (
 NETWORKS = {"alexnet": ALEXNET, "vgg16": VGG16}
 LAYERS = tuple(row[0] for row in ALEXNET)
 ARRAYS = {
-    "16x8": Config(lanes=16, vec=8, port_bits=512, feature_bytes=1 << 19, weight_bytes=1 << 19, pool_columns=128),
+    "16x8": Config(lanes=16, vec=8, port_bits=512, feature_bytes=1 << 19, weight_bytes=1 << 20, pool_columns=128),
     "32x16": Config(lanes=32, vec=16, port_bits=512, feature_bytes=1 << 20, weight_bytes=1 << 21, pool_columns=128),
 }
 
