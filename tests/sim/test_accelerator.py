@@ -15,6 +15,7 @@ from host.devices.device import LaunchReport
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.devices.simulation import arguments
+from host.program.arrangement import steps
 from host.schedule.launch import Launch
 from host.verification.cases import CONFIGS, Case, random_case
 from hw.config import Config
@@ -104,10 +105,10 @@ def small_cases(config: Config, seed: int, wanted: int) -> list[Case]:
     found: list[Case] = []
     for number in count():
         case = random_case(seed, number, configs=(config,))
-        steps = sum(
-            layer.steps(config.vec) * int(np.prod(layer.conv_shape)) for layer in case.program.layers
+        total = sum(
+            steps(layer, config) * int(np.prod(layer.conv_shape)) for layer in case.program.layers
         ) * len(case.x)  # fmt: skip
-        if steps // config.lanes < MOST_STEPS:
+        if total // config.lanes < MOST_STEPS:
             found.append(case)
         if len(found) == wanted:
             return found
