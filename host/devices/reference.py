@@ -98,9 +98,7 @@ class ReferenceDevice(Device):
         """A layer's flips, with images counted within the launch."""
         assert launch.plan is not None
         part = launch.plan.images(launch.first_image, launch.batch).at(position, site)
-        return FaultPlan(
-            part.layers, part.image - launch.first_image, part.layer, part.site, part.output, part.step, part.bit
-        )
+        return part.counted_from(launch.first_image)
 
 
 def flip(x: Int8, faults: FaultPlan) -> Int8:

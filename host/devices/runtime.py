@@ -9,7 +9,7 @@ import numpy as np
 
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import flip
-from host.faults.plan import FaultPlan
+from host.faults.plan import EVERY_IMAGE, FaultPlan
 from host.program.arrangement import gather, pack_weights
 from host.program.integer import run_layer
 from host.program.layers import INPUT
@@ -132,7 +132,7 @@ class Runtime:
             if here is not None:
                 launch = launch.with_faults(here, first_image)
                 if positions[0] == 0:
-                    values[INPUT] = flip(values[INPUT], _within(here.at(0, "input"), first_image))
+                    values[INPUT] = flip(values[INPUT], here.at(0, "input").counted_from(first_image))
             report += self._launch(launch, values, here)
             for at in positions:
                 name = self.program.layers[at].name
@@ -187,7 +187,7 @@ class Runtime:
             weight = self.program.weights[name]
             flips = None if faults is None else faults.at(at, "weight")
             if flips is not None and len(flips):
-                weight = flip(weight[None], _within(flips, -1))[0]
+                weight = flip(weight[None], flips.counted_from(EVERY_IMAGE))[0]
                 hit.append(at)
             self._write_layer(launch, at, weight)
         return hit
@@ -214,13 +214,6 @@ class Runtime:
         region = launch.memory[name]
         raw = self.device.read(region.address, region.nbytes).view(np.int8).reshape(region.shape)
         return self.device.recover(raw, self.program.layers[at].out_channels)
-
-
-def _within(faults: FaultPlan, first: int) -> FaultPlan:
-    """The same flips with images counted from `first`."""
-    return FaultPlan(
-        faults.layers, faults.image - first, faults.layer, faults.site, faults.output, faults.step, faults.bit
-    )
 
 
 def _joined(parts: list[Outputs]) -> Outputs:

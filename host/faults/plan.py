@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +161,10 @@ class FaultPlan:
     def at(self, layer: int, site: str) -> FaultPlan:
         """The flips of one layer (by position) and site."""
         return self.where((self.layer == layer) & (self.site == SITES.index(site)))
+
+    def counted_from(self, first: int) -> FaultPlan:
+        """The same flips with images counted from `first`."""
+        return replace(self, image=self.image - first)
 
     # -- use
 

@@ -75,7 +75,7 @@ def encode(launch: Launch, plan: FaultPlan, first_image: int) -> list[tuple[Reco
 def _here(part: FaultPlan, first_image: int, batch: int) -> FaultPlan:
     """The flips of a launch's images, counted from its first."""
     part = part.where((part.image >= first_image) & (part.image < first_image + batch))
-    return FaultPlan(part.layers, part.image - first_image, part.layer, part.site, part.output, part.step, part.bit)
+    return part.counted_from(first_image)
 
 
 class _Places(NamedTuple):

@@ -136,13 +136,6 @@ class Layer:
         return self.out_channels, self.in_shape[0] // self.groups, *self.kernel
 
     @property
-    def macs(self) -> int:
-        """Multiplications of one image."""
-        m, oh, ow = self.conv_shape
-        _, c, kh, kw = self.weight_shape
-        return m * oh * ow * c * kh * kw
-
-    @property
     def shift(self) -> tuple[int, ...]:
         """Requantisation shift per output channel: `in_frac + weight_frac - out_frac`."""
         return tuple(self.in_frac + frac - self.out_frac for frac in self.weight_frac)
