@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from host.store.files import write_json
+from hw.errors import RedlineError
 
 
-class RunError(RuntimeError):
+class RunError(RedlineError, RuntimeError):
     """A run's folder does not fit what is asked of it; the message says why and what to do."""
 
 

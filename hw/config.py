@@ -6,6 +6,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
+from hw.errors import RedlineError
+
 INTERFACE_VERSION = 2
 """Raised whenever descriptors, registers, layouts or the step order change meaning."""
 
@@ -14,7 +16,7 @@ ARITHMETICS = ("redline", "pipecnn")
 """How an accumulator becomes an output (docs/architecture.md, Arithmetic)."""
 
 
-class ConfigError(ValueError):
+class ConfigError(RedlineError, ValueError):
     """A parameter of the accelerator is outside what the gateware can be built for."""
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from hw.errors import RedlineError
 
-class BuildError(RuntimeError):
+
+class BuildError(RedlineError, RuntimeError):
     """A simulator could not be built; the message names the cause and the remedy."""
 
 

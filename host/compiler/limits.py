@@ -9,6 +9,7 @@ from host.schedule.reading import reading
 from host.schedule.tiling import band_words, smallest
 from hw import params
 from hw.config import Config
+from hw.errors import RedlineError
 from hw.layout import ceil_div, output_groups
 
 MAX_KERNEL = 11
@@ -20,7 +21,7 @@ MAX_EXTENT = 65535
 MAX_POOL = 3
 
 
-class CompileError(ValueError):
+class CompileError(RedlineError, ValueError):
     """A layer cannot be computed exactly; carries its name, the reason and the remedy.
 
     `where` says how far the trouble reaches: "anywhere" (no device can compute it), or "accelerator" (the CPU can).

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hw.errors import RedlineError
+
 Split = Literal["train", "test"]
 
 SYSTEM_DIRS = {
@@ -48,7 +50,7 @@ SIZE = 28
 """Rows and columns of every image."""
 
 
-class DataError(RuntimeError):
+class DataError(RedlineError, RuntimeError):
     """A data set is missing or damaged; the message names the file, the cause and the remedy."""
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hw import layout
 from hw.config import Config
+from hw.errors import RedlineError
 
 if TYPE_CHECKING:
     from host.schedule.launch import Launch
@@ -19,7 +20,7 @@ Bytes = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
 
 
-class DeviceError(RuntimeError):
+class DeviceError(RedlineError, RuntimeError):
     """A device could not do what was asked; the message says why and what to do about it."""
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save as serialise
 from host.program import arrangement
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
+from hw.errors import RedlineError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -42,7 +43,7 @@ _COLUMNS: dict[str, type] = {
 }
 
 
-class PlanError(ValueError):
+class PlanError(RedlineError, ValueError):
     """A fault plan is damaged, or does not fit the network it should be used with."""
 
 

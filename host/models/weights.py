@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from hw.errors import RedlineError
+
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 SHIPPED = ("lenet5",)
 """Networks whose weights come with Redline."""
@@ -23,7 +25,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 Net = TypeVar("Net", bound=nn.Module)
 
 
-class ModelError(RuntimeError):
+class ModelError(RedlineError, RuntimeError):
     """A network's weights are missing or do not fit; the message says why and what to do."""
 
 

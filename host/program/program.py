@@ -18,6 +18,7 @@ from host.program.layers import INPUT, Fold, Layer, Normalisation, Placement, Po
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
 from hw.config import Config
+from hw.errors import RedlineError
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -26,7 +27,7 @@ FORMAT = "redline-program"
 FORMAT_VERSION = 2
 
 
-class ProgramError(ValueError):
+class ProgramError(RedlineError, ValueError):
     """A Program cannot be used as asked; the message says why and what to do."""
 
 

@@ -25,6 +25,7 @@ from host.devices.device import LaunchReport
 from host.faults.models import Fault
 from host.store.files import write_atomic
 from host.training.twin import Twin
+from hw.errors import RedlineError
 
 Progress = Callable[[int, int, str], None]
 """Called after each step or batch with images done, images in all, and a word on how it goes."""
@@ -32,7 +33,7 @@ Progress = Callable[[int, int, str], None]
 FORMAT = "redline checkpoint 1"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RedlineError, RuntimeError):
     """A checkpoint is damaged or belongs to another run; the message says why and what to do."""
 
 

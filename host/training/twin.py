@@ -20,11 +20,12 @@ from host.program.arrangement import gather
 from host.program.layers import INPUT, Layer
 from host.program.program import Program
 from host.training.autograd import DeviceLayer, Geometry, Recorded, constant_weight, dequantise
+from hw.errors import RedlineError
 
 Gradient = Literal["straight_through", "clean"]
 
 
-class AttachError(ValueError):
+class AttachError(RedlineError, ValueError):
     """A network cannot be attached as asked; the message says why and what to do."""
 
 

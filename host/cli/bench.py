@@ -1,0 +1,67 @@
+"""`redline bench`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from host.cli.app import app, console, errors
+
+bench_app = typer.Typer(help="Measure speeds.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("cosim")
+def bench_cosim(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
+) -> None:
+    """Speed of the co-simulation against the bare Verilated model."""
+    from benchmarks import cosim
+
+    result = cosim.measure()
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(show_header=False)
+    for key, value in result.items():
+        table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+@bench_app.command("hardware")
+def bench_hardware(
+    arrays: Annotated[str, typer.Option(help="Arrays, lanes x vec, separated by commas.")] = "16x8,32x16",
+    bytes_per_cycle: Annotated[int, typer.Option(min=1, help="Bandwidth of the memory.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
+) -> None:
+    """Cycles of AlexNet's layers (16x8: on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
+    from benchmarks import hardware
+
+    results = []
+    for array in arrays.split(","):
+        if array not in hardware.ARRAYS:
+            raise typer.BadParameter(
+                f"no array {array!r}; there are {', '.join(hardware.ARRAYS)}", param_hint="--arrays"
+            )
+        with errors.status(f"{array}: starting (a first build takes a minute or two)") as status:
+
+            def note(layer: str, array: str = array, status: Any = status) -> None:
+                status.update(f"{array}: {layer}")
+
+            if array in hardware.ON_RTL:
+                results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
+            else:
+                results += hardware.model("alexnet", array, bytes_per_cycle=bytes_per_cycle)
+            results += hardware.model("vgg16", array, bytes_per_cycle=bytes_per_cycle)
+    if as_json:
+        print(json.dumps(hardware.as_dict(results)))
+        return
+    table = Table("array", "layer", "batch", "from", "cycles", "model", "ideal", "ratio", title=results[0].memory)
+    for row in results:
+        figures = (f"{row.cycles:,}", f"{row.modelled:,}", f"{row.ideal:,}", f"{row.ratio:.3f}")
+        source = "RTL, NOT EXACT" if row.exact is False else row.source
+        table.add_row(row.array, f"{row.network} {row.layer}", str(row.batch), source, *figures)
+    console.print(table)
