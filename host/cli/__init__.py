@@ -17,6 +17,7 @@ for _command in (
     "verify",
     "pretrain",
     "compiling",
+    "estimate",
     "version",
     "bench",
 ):
