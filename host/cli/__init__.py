@@ -18,6 +18,7 @@ for _command in (
     "pretrain",
     "compiling",
     "estimate",
+    "photos",
     "version",
     "bench",
 ):
