@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from host.devices import stepwise
 from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.faults.plan import FaultPlan
 from host.program import arrangement
@@ -68,9 +69,8 @@ class ReferenceDevice(Device):
             added = None
             if self.config.arithmetic == "pipecnn":
                 bias, added = np.zeros_like(bias), bias
-            acc = accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups)
-            if launch.plan is not None:
-                apply_mac_faults(acc, x, weight, bias, layer, self._faults(launch, position, "mac"), self.config)
+            faults = None if launch.plan is None else self._faults(launch, position, "mac")
+            acc = accumulators(x, weight, bias, layer, faults, self.config)
             conv, out = finish(acc, layer, shift, added)
             if launch.plan is not None:
                 # Without pooling there is one tensor, and it is hit as it leaves.
@@ -99,6 +99,29 @@ class ReferenceDevice(Device):
         assert launch.plan is not None
         part = launch.plan.images(launch.first_image, launch.batch).at(position, site)
         return part.counted_from(launch.first_image)
+
+
+def accumulators(x: Int8, weight: Int8, start: Int32, layer: Layer, faults: FaultPlan | None, config: Config) -> Int32:
+    """A layer's accumulators after the last step, int32 of shape (N, M, OH, OW), under a plan.
+
+    Parameters
+    ----------
+    x : int8 array, shape (N, C, H, W)
+    weight : int8 array, shape (M, C / groups, KH, KW)
+    start : int32 array, shape (M,)
+        The bias, or zeros in PipeCNN's arithmetic.
+    faults : FaultPlan or None
+        The layer's accumulator flips, images counted within the batch, and the plan's conditions.
+    config : Config
+    """
+    if faults is not None and faults.conditions is not None:
+        banks = faults.conditions.banks(config)
+        if banks:
+            return stepwise.accumulate(x, weight, start, layer, faults, banks, config)
+    acc = accumulate(x, weight, start, layer.stride, layer.padding, layer.groups)
+    if faults is not None:
+        apply_mac_faults(acc, x, weight, start, layer, faults, config)
+    return acc
 
 
 def flip(x: Int8, faults: FaultPlan) -> Int8:

@@ -111,7 +111,7 @@ class Runtime:
 
     def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | None, first_image: int) -> Outputs:
         here = None if plan is None else plan.images(first_image, len(x))
-        if here is not None and not len(here):
+        if here is not None and here.empty:
             here = None
         conv: dict[str, Int8] = {}
         out: dict[str, Int8] = {}
