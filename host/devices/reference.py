@@ -70,15 +70,22 @@ class ReferenceDevice(Device):
             if self.config.arithmetic == "pipecnn":
                 bias, added = np.zeros_like(bias), bias
             faults = None if launch.plan is None else self._faults(launch, position, "mac")
-            acc = accumulators(x, weight, bias, layer, faults, self.config)
-            conv, out = finish(acc, layer, shift, added)
+            m, channels = layer.out_channels, layer.out_channels
+            if faults is not None and faults.conditions is not None and faults.conditions.stuck:
+                # Channels that only fill up a word of memory are zero, unless a bit of their lane is stuck.
+                channels = layout.ceil_div(m, self.config.vec) * self.config.vec
+            acc = accumulators(x, weight, bias, layer, faults, self.config, channels)
+            conv, out = finish(acc[:, :m], layer, shift, added)
+            filling = finish(acc[:, m:], layer, np.zeros(channels - m, int))
             if launch.plan is not None:
                 # Without pooling there is one tensor, and it is hit as it leaves.
                 out = flip(out, self._faults(launch, position, "feature"))
                 conv = conv if memory.conv_is_separate(layer) else out
             for name, tensor in ((memory.conv_name(layer.name), conv), (memory.out_name(layer.name), out)):
                 if name in launch.written:
-                    self.write(launch.memory[name].address, layout.reorder_features(tensor, self.config.vec))
+                    behind = filling.conv if name == memory.conv_name(layer.name) else filling.out
+                    stored = np.concatenate([tensor, behind], axis=1) if channels > m else tensor
+                    self.write(launch.memory[name].address, layout.reorder_features(stored, self.config.vec))
             tensors[layer.name] = out
         return LaunchReport(faults_applied=launch.faults)
 
@@ -101,7 +108,15 @@ class ReferenceDevice(Device):
         return part.counted_from(launch.first_image)
 
 
-def accumulators(x: Int8, weight: Int8, start: Int32, layer: Layer, faults: FaultPlan | None, config: Config) -> Int32:
+def accumulators(
+    x: Int8,
+    weight: Int8,
+    start: Int32,
+    layer: Layer,
+    faults: FaultPlan | None,
+    config: Config,
+    channels: int | None = None,
+) -> Int32:
     """A layer's accumulators after the last step, int32 of shape (N, M, OH, OW), under a plan.
 
     Parameters
@@ -113,11 +128,13 @@ def accumulators(x: Int8, weight: Int8, start: Int32, layer: Layer, faults: Faul
     faults : FaultPlan or None
         The layer's accumulator flips, images counted within the batch, and the plan's conditions.
     config : Config
+    channels : int, optional
+        With stuck bits: M, more than the layer has, to see what the lanes behind the last channel compute.
     """
     if faults is not None and faults.conditions is not None:
         banks = faults.conditions.banks(config)
         if banks:
-            return stepwise.accumulate(x, weight, start, layer, faults, banks, config)
+            return stepwise.accumulate(x, weight, start, layer, faults, banks, config, channels)
     acc = accumulate(x, weight, start, layer.stride, layer.padding, layer.groups)
     if faults is not None:
         apply_mac_faults(acc, x, weight, start, layer, faults, config)

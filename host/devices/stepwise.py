@@ -153,6 +153,7 @@ def accumulate(
     faults: FaultPlan,
     banks: Mapping[str, BankMasks],
     config: Config,
+    channels: int | None = None,
 ) -> Int32:
     """Final accumulators of a layer under late bits, stuck bits and flips, shape (N, M, OH, OW).
 
@@ -166,17 +167,21 @@ def accumulate(
         The layer's accumulator flips, images counted within the batch.
     banks : mapping of bank name to BankMasks
     config : Config
+    channels : int, optional
+        More than the layer has: those behind the last, which the array computes to fill its lanes, too.
     """
     m, oh, ow = layer.conv_shape
-    result = np.empty((len(x) * oh, ow, m), np.uint32)
-    per_chunk = max(1, CHUNK // m)
-    features = _Features(x, layer, config)
-    weights = arrange_weights(weight, layer, config)[:m]
-    weights = weights.reshape(m, -1, config.vec)
+    channels = channels or m
+    result = np.empty((len(x) * oh, ow, channels), np.uint32)
+    per_chunk = max(1, CHUNK // channels)
+    features = _Features(x, layer, config, channels)
+    weights = arrange_weights(weight, layer, config)[:channels]
+    weights = weights.reshape(channels, -1, config.vec)
+    start = np.pad(start, (0, channels - m))
     steps = weights.shape[1]
     for low in range(0, len(result), per_chunk):
         high = min(low + per_chunk, len(result))
-        flips = _flips(faults, (low, high), (m, oh, ow), steps)
+        flips = _flips(faults, (low, high), (m, oh, ow), channels, steps)
         rows = np.arange(low, high)
 
         def operands(
@@ -184,25 +189,25 @@ def accumulate(
         ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Words | None]:
             return features.at(rows, pixel, step), weights[:, step].astype(np.int32), flips.get(pixel * steps + step)
 
-        lane = np.arange(m) % config.lanes
+        lane = np.arange(channels) % config.lanes
         for pixel, step, acc in run(banks, lane, start, high - low, ow, steps, operands):
             if step == steps - 1:
                 result[low:high, pixel] = acc
-    return np.ascontiguousarray(result.reshape(len(x), oh, ow, m).transpose(0, 3, 1, 2)).view(np.int32)
+    return np.ascontiguousarray(result.reshape(len(x), oh, ow, channels).transpose(0, 3, 1, 2)).view(np.int32)
 
 
 class _Features:
     """Gathers the features of a step, for rows of outputs."""
 
-    def __init__(self, x: Int8, layer: Layer, config: Config) -> None:
+    def __init__(self, x: Int8, layer: Layer, config: Config, channels: int) -> None:
         (self.kh, self.kw), (self.sy, self.sx), (py, px) = layer.kernel, layer.stride, layer.padding
-        m, self.oh, ow = layer.conv_shape
+        _, self.oh, ow = layer.conv_shape
         how = arrangement.arrange(layer, config)
         below = max(0, (self.oh - 1) * self.sy + self.kh - py - x.shape[2])
         right = max(0, (ow - 1) * self.sx + self.kw - px - x.shape[3])
         border = ((0, 0), (0, 0), (py, below), (px, right), (0, 0))
         self.features = np.pad(arrange_features(x, layer, config), border).astype(np.int32)
-        first = np.repeat(np.asarray(how.first), config.lanes)[:m]
+        first = np.repeat(np.asarray(how.first), config.lanes)[:channels]
         # Most layers' channels all read the same planes.
         self.first = first[:1] if (first == first[0]).all() else first
 
@@ -217,15 +222,17 @@ class _Features:
         return taken
 
 
-def _flips(faults: FaultPlan, rows: tuple[int, int], shape: tuple[int, int, int], steps: int) -> dict[int, Words]:
+def _flips(
+    faults: FaultPlan, rows: tuple[int, int], shape: tuple[int, int, int], channels: int, steps: int
+) -> dict[int, Words]:
     """Masks of flips in some rows, by `pixel * steps + step`; each of shape (rows, channels)."""
-    m, oh, ow = shape
+    _, oh, _ = shape
     channel, y, x = np.unravel_index(faults.output, shape)
     row = faults.image * oh + y
     here = np.flatnonzero((row >= rows[0]) & (row < rows[1]))
     found: dict[int, Words] = {}
     key = x * steps + faults.step
     for at in here:
-        mask = found.setdefault(int(key[at]), np.zeros((rows[1] - rows[0], m), np.uint32))
+        mask = found.setdefault(int(key[at]), np.zeros((rows[1] - rows[0], channels), np.uint32))
         mask[row[at] - rows[0], channel[at]] ^= np.uint32(1) << np.uint32(faults.bit[at])
     return found

@@ -115,6 +115,15 @@ class Conditions:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    def __str__(self) -> str:
+        clock = []
+        if self.clock is not None:
+            scale = "" if self.clock.voltage_scale == 1 else f" at delays x {self.clock.voltage_scale:.3f}"
+            clock = [f"period {self.clock.period_ps} ps of {self.clock.delays.onset_ps}{scale}"]
+        return ", ".join(
+            [*clock, *(f"lane {bit.lane} {bit.bank} bit {bit.bit} stuck at {bit.value}" for bit in self.stuck)]
+        )
+
     @property
     def sites(self) -> tuple[str, ...]:
         """What the canary must show to work: "clock", "stuck"."""
