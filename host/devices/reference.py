@@ -35,6 +35,7 @@ class ReferenceDevice(Device):
     """
 
     name = "reference"
+    knows_conditions = True
 
     def __init__(self, config: Config | None = None, *, memory_bytes: int = 1 << 28, units: int = 1) -> None:
         self.config = config or Config()

@@ -83,6 +83,7 @@ class SimulationDevice(Device):
     """
 
     name = "simulation"
+    knows_conditions = True
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class StuckBit(NamedTuple):
     value: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Conditions:
     """A clock, stuck bits, or both.
 
@@ -115,11 +115,15 @@ class Conditions:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    def __repr__(self) -> str:
+        return f"Conditions({self})"
+
     def __str__(self) -> str:
         clock = []
         if self.clock is not None:
             scale = "" if self.clock.voltage_scale == 1 else f" at delays x {self.clock.voltage_scale:.3f}"
-            clock = [f"period {self.clock.period_ps} ps of {self.clock.delays.onset_ps}{scale}"]
+            period, safe = self.clock.period_ps, self.clock.delays.onset_ps
+            clock = [f"period {period} ps, safe from {safe} ps{scale}, delay table {self.clock.table.hash[:12]}"]
         return ", ".join(
             [*clock, *(f"lane {bit.lane} {bit.bank} bit {bit.bit} stuck at {bit.value}" for bit in self.stuck)]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class BeyondModel(RedlineError, ValueError):
     """At this clock, parts fail that the model does not cover; the message says which, and from which clock on."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Overclock(Fault):
     """Run the accelerator at a clock at which operand bits may arrive late at the adders' registers.
 
@@ -31,7 +31,7 @@ class Overclock(Fault):
     Parameters
     ----------
     table : Table, or path of one
-        Delays of the routed array, one entry a lane. The program's lane i is the table's lane i.
+        Delays of the routed array, one entry a lane. The accelerator's lane i is the table's lane i.
     mhz, period_ns : float
         The clock, one of the two. Rounded down to whole ps.
     voltage_scale : float
@@ -54,7 +54,6 @@ class Overclock(Fault):
     period_ns: float | None = None
     voltage_scale: float = 1.0
     beyond_model: bool = False
-    _read: list[Table] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.mhz is None) == (self.period_ns is None):
@@ -65,12 +64,13 @@ class Overclock(Fault):
                 raise ValueError(f"{name} must be positive, not {value}")
         if self.period_ps < 1:
             raise ValueError("a clock period must be at least 1 ps")
-        self._read.append(self.table if isinstance(self.table, Table) else Table.load(self.table))
+        if not isinstance(self.table, Table):
+            object.__setattr__(self, "table", Table.load(self.table))
         if not self.beyond_model:
             self._check_modelled()
 
     def _check_modelled(self) -> None:
-        limits = self.conditions.clock.delays.unmodelled if self.conditions.clock else {}
+        limits = self._clock.delays.unmodelled
         failing = {
             name: limit.period_ps
             for name, limit in limits.items()
@@ -89,10 +89,24 @@ class Overclock(Fault):
         period = 1e6 / self.mhz if self.mhz is not None else 1e3 * (self.period_ns or 0.0)
         return math.floor(round(period, 6))
 
+    @property
+    def _clock(self) -> Clock:
+        assert isinstance(self.table, Table)
+        return Clock(self.table, self.period_ps, self.voltage_scale)
+
     @cached_property
     def conditions(self) -> Conditions:
         """The clock, for a plan."""
-        return Conditions(Clock(self._read[0], self.period_ps, self.voltage_scale))
+        return Conditions(self._clock)
+
+    def __eq__(self, other: object) -> bool:
+        return self.conditions == other.conditions if isinstance(other, Overclock) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.conditions)
+
+    def __repr__(self) -> str:
+        return f"Overclock({self.conditions})"
 
     @property
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -249,6 +249,27 @@ def test_pipecnn_starts_from_zero(table: Table, x: np.ndarray) -> None:
     assert not np.array_equal(with_bias, forward(program, x, None)["conv1"])
 
 
+def test_a_device_that_knows_no_conditions_refuses_them(program: Program, table: Table, x: np.ndarray) -> None:
+    class Simple(ReferenceDevice):
+        name = "simple"
+        knows_conditions = False
+
+    runtime = Runtime(program, Simple(CONFIG, memory_bytes=1 << 24))
+    with pytest.raises(DeviceError, match="the simple device has no model of late or stuck bits"):
+        runtime.forward(x, plan=at(table, 0.9).draw(program, 0, 3, 0))
+
+
+def test_its_text_says_the_clock_and_not_the_table(program: Program, table: Table, tmp_path: Path) -> None:
+    table.save(tmp_path / "table.json")
+    fault = Overclock(table=tmp_path / "table.json", mhz=250)
+    text = f"period 4000 ps, safe from {table.onset_ps} ps, delay table {table.hash[:12]}"
+    assert str(fault) == f"Overclock({text})"
+    assert fault == Overclock(table=table, period_ns=4.0)
+    assert hash(fault) == hash(Overclock(table=table, period_ns=4.0))
+    assert fault != Overclock(table=table, period_ns=4.1)
+    assert len(str(fault.draw(program, 0, 1, 0))) < 1000
+
+
 # -- plans
 
 
