@@ -8,7 +8,11 @@ from host.program.arrangement import arrange, arrange_features, arrange_weights,
 from host.program.integer import Int8, run_layer
 from host.program.layers import INPUT
 from host.program.program import Program, ProgramError
+from hw.config import Config
 from sim.timing.streams import Stream
+
+IMAGES = 128
+"""Of each stream."""
 
 
 def record(program: Program, images: Int8, name: str, *, group: int = 0, steps: int | None = None) -> Stream:
@@ -71,3 +75,25 @@ def record(program: Program, images: Int8, name: str, *, group: int = 0, steps: 
         np.tile(np.arange(length) == 0, outputs),
         np.tile(bias, (outputs * length, 1)),
     )
+
+
+LENET_JOBS = (("conv2", 0), ("fc1", 2), ("conv1", 0), ("fc2", 1), ("fc1", 5), ("fc2", 3))
+"""Layers of LeNet-5 and output groups that `lenet_streams` records, each with images of its own."""
+
+
+def lenet_streams(lanes: int, vec: int, steps: int, data_dir: str | None = None) -> list[Stream]:
+    """Streams of the pretrained LeNet-5 on Fashion-MNIST's test images, `LENET_JOBS`."""
+    from host import models
+    from host.compiler.compile import compile as compile_network
+    from host.datasets import data
+
+    config = Config(lanes=lanes, vec=vec, port_bits=max(32, 8 * vec))
+    calibrate = data.load("fashion-mnist", "train", data_dir).head(512).pixels
+    program = compile_network(models.lenet5(pretrained=True), config, calibrate=calibrate)
+    pixels = data.load("fashion-mnist", "test", data_dir).head(IMAGES * len(LENET_JOBS)).pixels
+    streams = []
+    for number, (name, group) in enumerate(LENET_JOBS):
+        images = program.quantise_input(pixels[IMAGES * number : IMAGES * (number + 1)])
+        groups = len(arrange(program.layer(name), config).first)
+        streams.append(record(program, images, name, group=group % groups, steps=steps))
+    return streams

@@ -77,7 +77,8 @@ def _held(taken: Word) -> Word:
     return np.concatenate([np.zeros(1, np.uint32), taken[:-1]])
 
 
-def _before(word: Word) -> Word:
+def before(word: Word) -> Word:
+    """A word one cycle earlier, zero at first."""
     return np.concatenate([np.zeros(1, np.uint32), word[:-1]])
 
 
@@ -134,7 +135,7 @@ def one_step_ahead(banks: Sequence[Bank], given: Stimulus, taken: Mapping[str, W
     result = {}
     for bank in banks:
         new = signals(given, taken, bank)
-        result[bank.name] = take(bank, new, [_before(word) for word in new], _held(taken[bank.name]))
+        result[bank.name] = take(bank, new, [before(word) for word in new], _held(taken[bank.name]))
     return result
 
 
@@ -146,7 +147,7 @@ def free_running(banks: Sequence[Bank], given: Stimulus, period_ps: int) -> Word
         groups = bank.groups(period_ps)
         if bank.kind == "tree":
             new = signals(given, taken, bank)
-            taken[bank.name] = capture(bank, groups, new, [_before(word) for word in new])
+            taken[bank.name] = capture(bank, groups, new, [before(word) for word in new])
             continue
         taken[bank.name] = np.zeros(cycles, np.uint32)
         _, bias, select, addend = signals(given, taken, bank)

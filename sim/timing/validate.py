@@ -17,6 +17,8 @@ from sim.timing.streams import Stream
 
 REJECTS = (0, 100)
 """Pulse rejections of the oracle, ps."""
+FRACTIONS = (0.98, 0.95, 0.92, 0.89, 0.86, 0.84, 0.82, 0.8, 0.78, 0.76, 0.74, 0.72, 0.7)
+"""Clock periods, as parts of the lane's longest path."""
 FEW, MANY = 0.01, 0.05
 """Points are judged by their share of wrong steps: at least 5 %, and 1 to 5 %."""
 
@@ -61,8 +63,8 @@ def _wrong(banks: Sequence[Bank], words: model.Words, right: model.Words) -> npt
 
 
 def _rate(wrong: npt.NDArray[np.uint32], given: model.Stimulus) -> float:
-    steps = len(given.first) - given.idle - given.depth
-    return float((wrong != 0).any(axis=0).sum() / steps)
+    cycles = len(given.first) - given.idle
+    return float((wrong != 0).any(axis=0).sum() / cycles)
 
 
 def f1(theirs: npt.NDArray[np.uint32], ours: npt.NDArray[np.uint32]) -> float | None:
@@ -181,27 +183,3 @@ def _worst(points: Sequence[Point], which: str) -> dict[str, Any]:
         "highest_rate_factor": max(factors, default=None),
         "bit_f1": min(values, default=None),
     }
-
-
-def observed(banks: Sequence[Bank], given: model.Stimulus, period_ps: int) -> tuple[float, int]:
-    """By the model, free running: share and number of the steps in which some bank takes a wrong word."""
-    taken = model.free_running(banks, given, period_ps)
-    right = {bank.name: model.exact(bank, model.signals(given, taken, bank)) for bank in banks}
-    wrong = _wrong(banks, taken, right)
-    return _rate(wrong, given), int((wrong != 0).any(axis=0).sum())
-
-
-def period_at_rate(banks: Sequence[Bank], given: model.Stimulus, rate: float) -> int:
-    """The longest period, ps, with more than `rate` wrong steps on a stream; 0: the first observable error.
-
-    Found by bisection over the periods at which some path becomes late, as rates rise with the clock. Where they do
-    not, it is one of the crossings.
-    """
-    low, high = 0, max(bank.onset_ps for bank in banks)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if observed(banks, given, middle)[0] > rate:
-            low = middle
-        else:
-            high = middle
-    return low
