@@ -196,7 +196,7 @@ def _gate(netlist: Netlist, cell: Cell, output: str, reject_ps: int) -> tuple[li
 
 
 class Oracle:
-    """One lane, compiled once, simulated at any period.
+    """One lane, compiled once, simulated at any period; a context, which removes its files at the end.
 
     Parameters
     ----------
@@ -219,7 +219,17 @@ class Oracle:
         source = Path(self._folder.name) / "lane.v"
         source.write_text(lane_verilog(netlist, adders, reject_ps=reject_ps))
         self._model = source.with_suffix(".vvp")
-        self._call([self._compiler, "-g2005", "-o", str(self._model), str(source)])
+        try:
+            self._call([self._compiler, "-g2005", "-o", str(self._model), str(source)])
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> Oracle:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
 
     @staticmethod
     def _call(command: list[str]) -> None:

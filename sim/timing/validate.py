@@ -133,11 +133,13 @@ def sweep(
             banks = table.lanes[lane]
             onset = max(bank.onset_ps for bank in banks)
             for reject in REJECTS:
-                oracle = Oracle(placement.netlist, placement.adders[lane], reject_ps=reject)
-                for fraction in fractions:
-                    period = round(onset * fraction)
-                    progress(f"seed {table.seed}, lane {lane}, {stream.name}: {period} ps, rejection {reject} ps")
-                    points.append(measure(oracle, banks, stream, period, seed=table.seed, lane=lane, reject_ps=reject))
+                with Oracle(placement.netlist, placement.adders[lane], reject_ps=reject) as oracle:
+                    for fraction in fractions:
+                        period = round(onset * fraction)
+                        progress(f"seed {table.seed}, lane {lane}, {stream.name}: {period} ps, rejection {reject} ps")
+                        points.append(
+                            measure(oracle, banks, stream, period, seed=table.seed, lane=lane, reject_ps=reject)
+                        )
     return points
 
 
