@@ -48,18 +48,10 @@ class _Pads(Elaboratable):
 
 
 class LanesHarness(_Pads):
-    """`lanes` lanes of `vec` products, each with operand, flag and parameter registers of its own.
-
-    Raises
-    ------
-    ConfigError
-        If the accelerator has no such array.
-    """
+    """`lanes` lanes of `vec` products, each with operand, flag and parameter registers of its own."""
 
     def __init__(self, lanes: int, vec: int) -> None:
         super().__init__()
-        # Buffers and port do not reach into the lanes; they need only be legal.
-        Config(lanes=lanes, vec=vec, port_bits=max(32, 8 * vec))
         self._lanes, self._vec = lanes, vec
 
     def elaborate(self, platform: object) -> Module:
@@ -112,6 +104,24 @@ class RequantiserHarness(_Pads):
         return m
 
 
-def source_hash(text: str) -> str:
-    """SHA-256 of what is routed."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def lanes_source(lanes: int, vec: int) -> str:
+    """RTLIL of the lanes and what is around them.
+
+    Raises
+    ------
+    ConfigError
+        If the accelerator has no such array.
+    """
+    # Buffers and port do not reach into the lanes; they need only be legal.
+    Config(lanes=lanes, vec=vec, port_bits=max(32, 8 * vec))
+    return LanesHarness(lanes, vec).convert()
+
+
+def requantiser_source() -> str:
+    """RTLIL of a requantiser and what is around it."""
+    return RequantiserHarness().convert()
+
+
+def source_hash(lanes: int, vec: int) -> str:
+    """SHA-256 of all that is routed for a table: the lanes and the requantiser, with what is around them."""
+    return hashlib.sha256((lanes_source(lanes, vec) + requantiser_source()).encode()).hexdigest()

@@ -18,7 +18,7 @@ from sim.cache import cache_directory, cached, digest
 from sim.timing import floorplan, netlist, registers
 from sim.timing.analysis import Adder
 from sim.timing.floorplan import place_multipliers
-from sim.timing.harness import CLOCK, INPUT, OUTPUT, TOP, LanesHarness, RequantiserHarness, source_hash
+from sim.timing.harness import CLOCK, INPUT, OUTPUT, TOP, lanes_source, requantiser_source, source_hash
 
 PART, PACKAGE, SPEED_GRADE = "LFE5U-85F", "CABGA381", "6"
 TARGET_MHZ = 200
@@ -123,15 +123,15 @@ def route(lanes: int, vec: int, seed: int, *, progress: Callable[[str], None] = 
     ConfigError
         If the accelerator has no such array.
     """
-    source = LanesHarness(lanes, vec).convert()
+    source = lanes_source(lanes, vec)
     tools = tool_versions()
 
     def place(top: dict[str, Any]) -> None:
         place_multipliers(top, lanes, vec)
 
     folder = _routed("lanes", source, seed, tools, place, progress)
-    requantiser = _routed("requantiser", RequantiserHarness().convert(), seed, tools, _anywhere, progress)
-    return Routed(lanes, vec, seed, source_hash(source), tools, folder, requantiser)
+    requantiser = _routed("requantiser", requantiser_source(), seed, tools, _anywhere, progress)
+    return Routed(lanes, vec, seed, source_hash(lanes, vec), tools, folder, requantiser)
 
 
 def _anywhere(top: dict[str, Any]) -> None:
