@@ -56,11 +56,14 @@ def markdown(points: Sequence[Point], summary: dict[str, Any]) -> str:
                 if entry["points"]:
                     span = f"{entry['lowest_rate_factor']:.3f} to {entry['highest_rate_factor']:.3f}"
                     lines.append(
-                        f"| {_oracle(reject)} | {_NAMES[which]} | {band} | {entry['points']} | {span} | "
+                        f"| {_oracle(reject)} | {_NAMES[which]} | {_BANDS[band]} | {entry['points']} | {span} | "
                         f"{_number(entry['bit_f1'])} |"
                     )
     same = {reject: summary[f"reject_{reject}_ps"]["free_running_identical"] for reject in REJECTS}
     lines += [
+        "",
+        "Within the limits that were set beforehand (`sim.timing.validate.ACCEPTED`): "
+        f"{'yes' if summary['accepted'] else 'NO'}.",
         "",
         "Free-running accumulators, model and oracle without pulse rejection, every step of every point: "
         f"{'identical' if same[0] else 'NOT IDENTICAL'}.",
@@ -82,6 +85,7 @@ def markdown(points: Sequence[Point], summary: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+_BANDS = {"many": "5 % and more", "few": "1 to 5 %"}
 _NAMES = {"model": "capture formula", "majority": "with the majority filter", "naive": "naive old value"}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table as Rows
 
-from host.cli.app import DataDir, app, console, errors
+from host.cli.app import DataDir, app, console, errors, fail
 
 timing_app = typer.Typer(help="Delay tables: make, show, validate.", no_args_is_help=True)
 app.add_typer(timing_app, name="timing")
@@ -171,6 +171,8 @@ def timing_validate(
     timing.write(docs, points, summary)
     if as_json:
         print(json.dumps(summary))
-        return
+        raise typer.Exit(0 if summary["accepted"] else 1)
     console.print(timing.markdown(points, summary), highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {docs / timing.PAGE} and {docs / timing.PLOT}")
+    if not summary["accepted"]:
+        raise typer.Exit(fail("the model misses what a validation must reach"))

@@ -20,7 +20,16 @@ REJECTS = (0, 100)
 FRACTIONS = (0.98, 0.95, 0.92, 0.89, 0.86, 0.84, 0.82, 0.8, 0.78, 0.76, 0.74, 0.72, 0.7)
 """Clock periods, as parts of the lane's longest path."""
 FEW, MANY = 0.01, 0.05
-"""Points are judged by their share of wrong steps: at least 5 %, and 1 to 5 %."""
+"""Points are judged by their share of wrong steps: "many", at least 5 %, and "few", 1 to 5 %."""
+ACCEPTED = {
+    # (pulse rejection, model, band): lowest and highest rate factor, lowest F1
+    (0, "model", "many"): (0.999, 1.001, 0.999),
+    (0, "model", "few"): (0.999, 1.001, 0.999),
+    (100, "model", "many"): (0.9, 1.15, 0.93),
+    (100, "model", "few"): (0.55, 1.8, 0.80),
+    (100, "majority", "few"): (1 / 1.3, 1.3, 0.90),
+}
+"""What a validation must reach."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,8 @@ def sweep(
 def summary(points: Sequence[Point]) -> dict[str, Any]:
     """The figures that the model is judged by.
 
+    `accepted` says whether they keep to `ACCEPTED` and there are points with many errors at all.
+
     `worst_rate_factor` and `bit_f1` are the worst over points with at least 5 % wrong steps: against the oracle with
     100 ps rejection, the model's rate divided by the oracle's, where it is furthest from 1; and the lowest F1.
     """
@@ -161,15 +172,31 @@ def summary(points: Sequence[Point]) -> dict[str, Any]:
         few = [point for point in here if FEW <= point.oracle_rate < MANY]
         entry: dict[str, Any] = {"free_running_identical": all(point.free_running_identical for point in here)}
         for which in ("model", "majority", "naive"):
-            entry[which] = {"5 % and more": _worst(many, which), "1 to 5 %": _worst(few, which)}
+            entry[which] = {"many": _worst(many, which), "few": _worst(few, which)}
         result[f"reject_{reject}_ps"] = entry
-    judged = result["reject_100_ps"]["model"]["5 % and more"]
+    judged = result["reject_100_ps"]["model"]["many"]
     result["worst_rate_factor"] = judged["worst_rate_factor"]
     result["bit_f1"] = judged["bit_f1"]
-    result["bit_f1_no_rejection"] = result["reject_0_ps"]["model"]["5 % and more"]["bit_f1"]
+    result["bit_f1_no_rejection"] = result["reject_0_ps"]["model"]["many"]["bit_f1"]
     result["free_running_identical"] = result["reject_0_ps"]["free_running_identical"]
+    result["accepted"] = (
+        judged["points"] > 0
+        and result["free_running_identical"]
+        and all(
+            _accepted(result[f"reject_{reject}_ps"][which][band], *wanted)
+            for (reject, which, band), wanted in ACCEPTED.items()
+        )
+    )
     result["points"] = [asdict(point) for point in points]
     return result
+
+
+def _accepted(entry: dict[str, Any], lowest: float, highest: float, least: float) -> bool:
+    if not entry["points"]:
+        return True
+    return (
+        lowest <= entry["lowest_rate_factor"] and entry["highest_rate_factor"] <= highest and entry["bit_f1"] >= least
+    )
 
 
 def _worst(points: Sequence[Point], which: str) -> dict[str, Any]:

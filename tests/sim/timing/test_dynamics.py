@@ -118,7 +118,33 @@ def test_the_summary_names_the_worst_points_of_each_band() -> None:
     assert result["bit_f1"] == 0.97
     assert result["bit_f1_no_rejection"] == 0.999
     assert result["free_running_identical"] is True
-    low = result["reject_100_ps"]["model"]["1 to 5 %"]
+    low = result["reject_100_ps"]["model"]["few"]
     assert (low["points"], low["bit_f1"]) == (1, 0.85)
     assert low["worst_rate_factor"] == pytest.approx(1.5)
-    assert not validate.summary([point(0, 0.1, 0.1, 1.0, same=False)])["free_running_identical"]
+    assert result["accepted"] is False  # 0.8 is below 0.9
+
+
+@pytest.mark.parametrize(
+    ("changed", "accepted"),
+    [
+        ({}, True),
+        ({"same": False}, False),
+        ({"few": 1.79}, True),
+        ({"few": 1.9}, False),
+        ({"f1": 0.92}, False),
+        ({"many": 1.16}, False),
+    ],
+)
+def test_a_validation_is_accepted_only_within_its_limits(changed: dict, accepted: bool) -> None:
+    majority = Score(0.03, 0.95)
+    few = dataclasses.replace(point(100, 0.03, 0.03 * changed.get("few", 1), 0.85), majority=majority)
+    points = [
+        point(0, 0.1, 0.1, 1.0, same=changed.get("same", True)),
+        point(100, 0.1, 0.1 * changed.get("many", 1), changed.get("f1", 0.94), same=False),
+        few,
+    ]
+    assert validate.summary(points)["accepted"] is accepted
+
+
+def test_a_validation_without_errors_is_not_accepted() -> None:
+    assert validate.summary([point(0, 0.0, 0.0, 1.0), point(100, 0.0, 0.0, 1.0)])["accepted"] is False
