@@ -25,6 +25,7 @@ from host.models import lenet5
 from host.program.program import Program
 from hw.config import Config
 from hw.delays import Limit, Table
+from sim.timing import shipped
 from tests.hw.tables import random_table
 
 CONFIG = Config(lanes=8, vec=8)
@@ -135,6 +136,22 @@ def test_contradictions_are_refused(table: Table) -> None:
 
 
 # -- what they do
+
+
+def test_by_default_it_is_the_clock_of_a_routed_array_that_comes_with_redline(x: np.ndarray) -> None:
+    routed = shipped.load()
+    config = Config()
+    torch.manual_seed(0)
+    program = compile_network(lenet5(), config, calibrate=torch.rand(4, 1, 28, 28))
+    fault = at(routed, 0.85, beyond_model=True)
+    assert fault == Overclock(period_ns=0.85 * routed.onset_ps / 1000, beyond_model=True)
+    banks = fault.conditions.banks(config)
+    assert "accumulator" in banks
+    assert banks["accumulator"].groups > 1
+    clean, late = forward(program, x, None), forward(program, x, fault)
+    assert any(not np.array_equal(clean[name], late[name]) for name in clean)
+    safe = Overclock(period_ns=routed.onset_ps / 1000, beyond_model=True)
+    assert not safe.conditions.banks(config)
 
 
 def test_below_the_limit_nothing_is_wrong_and_beyond_it_the_same_bits_each_time(
