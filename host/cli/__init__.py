@@ -21,6 +21,7 @@ for _command in (
     "photos",
     "version",
     "bench",
+    "timing",
 ):
     import_module(f"host.cli.{_command}")
 
