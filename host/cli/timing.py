@@ -126,7 +126,7 @@ def timing_show(
         console.print(rows)
         for name, limit in shown["unmodelled"].items():
             period = "no figure" if limit["period_ps"] is None else f"{limit['period_ps']} ps"
-            console.print(f"not modelled: {name}, {period} ({limit['reason']})", highlight=False)
+            console.print(f"not modelled: {name}, {period} ({limit['reason']})", highlight=False, soft_wrap=True)
         if not shown["of_this_gateware"]:
             console.print("[yellow]note:[/] made from other gateware than this; make it anew: redline timing build")
 

@@ -30,7 +30,7 @@ def make_table(routed: Routed) -> Table:
             for bit, (name, _) in enumerate(adder.registers):
                 register = routed.netlist.cells[name]
                 pin = register.data_pin
-                theirs = arrivals[name, pin] + register.setups.get(pin, 0)
+                theirs = arrivals.get((name, pin), 0) + register.setups.get(pin, 0)
                 mine = max(int(bank.arrival(signal)[bit].max()) for signal in bank.signals)
                 if mine != theirs:
                     raise NetlistError(f"{name}: the longest path is {mine} ps, but {theirs} ps in nextpnr's report")

@@ -7,7 +7,7 @@ from pathlib import Path
 from hw.delays import DelayError, Table
 
 FOLDER = Path(__file__).parent / "tables"
-SEEDS = (1,)
+SEEDS = (1, 2, 3)
 """Placements of the default lanes (16 x 8)."""
 
 

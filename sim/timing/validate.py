@@ -17,7 +17,7 @@ from sim.timing.streams import Stream
 
 REJECTS = (0, 100)
 """Pulse rejections of the oracle, ps."""
-FRACTIONS = (0.98, 0.95, 0.92, 0.89, 0.86, 0.84, 0.82, 0.8, 0.78, 0.76, 0.74, 0.72, 0.7)
+FRACTIONS = (0.98, 0.95, 0.92, 0.9, 0.88, 0.87, 0.86, 0.85, 0.84, 0.83, 0.82, 0.8, 0.78, 0.75, 0.72, 0.7)
 """Clock periods, as parts of the lane's longest path."""
 FEW, MANY = 0.01, 0.05
 """Points are judged by their share of wrong steps: "many", at least 5 %, and "few", 1 to 5 %."""
