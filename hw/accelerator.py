@@ -24,7 +24,7 @@ from hw.stepper import Stepper
 from hw.store import Store
 from hw.writeback import WriteBack
 
-OUTPUT_QUEUE = 16
+OUTPUT_QUEUE = 32
 """Outputs that may be in flight between the stepper and the pool."""
 
 
