@@ -15,6 +15,7 @@ GROUP = "redline.devices"
 BUILT_IN = {
     "reference": "host.devices.reference:ReferenceDevice",
     "simulation": "host.devices.simulation:SimulationDevice",
+    "opencl": "host.devices.opencl.device:OpenCLDevice",
 }
 """Redline's own devices; found without an installed distribution, too."""
 

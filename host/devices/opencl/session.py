@@ -1,0 +1,196 @@
+"""One context of an OpenCL device: its queues, its memory, its kernel. What a hung kernel takes with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyopencl as cl
+
+from host.devices.device import DeviceError, LaunchReport
+from host.devices.opencl import program as programs
+from host.devices.opencl.source import STATUS_FAULTS, STATUS_JOBS, STATUS_WORDS, Shape
+from hw.config import Config
+
+if TYPE_CHECKING:
+    from host.schedule.launch import Launch, Unit
+
+ADDRESSES = ("load_addr", "weight_addr", "param_addr", "conv_addr", "pool_addr")
+"""Fields of a descriptor that name a place in memory."""
+
+
+@dataclass
+class _Scratch:
+    """What stands for a compute unit's own memory: on-chip features, a group's weights, a group's results."""
+
+    features: Any
+    weights: Any
+    results: Any
+    result_bytes: int
+
+
+@dataclass
+class Running:
+    """A launch that was started.
+
+    Attributes
+    ----------
+    events : list of pyopencl.Event
+        One a compute unit: its kernel.
+    jobs : list of int
+        Descriptors of each.
+    status : list of pyopencl.Buffer
+        What each kernel counts; empty for gateware, which has registers for that.
+    """
+
+    events: list[Any]
+    jobs: list[int]
+    status: list[Any]
+
+
+class Session:
+    """A context with everything in it.
+
+    Parameters
+    ----------
+    device : pyopencl.Device
+    config : Config
+    shape : Shape
+        For a program from source.
+    binary : Path or None
+    memory_bytes, units : int
+    base_address : int or None
+        Where memory lies, for gateware.
+    """
+
+    def __init__(
+        self,
+        device: Any,
+        config: Config,
+        shape: Shape,
+        binary: Path | None,
+        memory_bytes: int,
+        units: int,
+        base_address: int | None,
+    ) -> None:
+        self.device, self.config = device, config
+        self.context = cl.Context([device])
+        profiled = cl.command_queue_properties.PROFILING_ENABLE
+        # Uploads do not wait behind downloads that wait for a kernel.
+        self.upload, self.download = (cl.CommandQueue(self.context, properties=profiled) for _ in range(2))
+        self.compute = [cl.CommandQueue(self.context, properties=profiled) for _ in range(units)]
+        if binary is None:
+            built, what = programs.compiled(self.context, device, config, shape), "the OpenCL C kernel"
+        else:
+            built, what = programs.loaded(self.context, device, binary), str(binary)
+        self.program = programs.checked(built, self.upload, config, what)
+        self.memory = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, memory_bytes)
+        self.base_address = base_address
+        self._scratch: list[_Scratch | None] = [None] * units
+
+    def begin(self, launch: Launch, after: Sequence[Any] = ()) -> Running:
+        """Start a launch once some events are complete; its units run at the same time."""
+        running = Running([], [], [])
+        for number, unit in enumerate(launch.units):
+            self._start(running, number, unit, list(after))
+        return running
+
+    def _start(self, running: Running, number: int, unit: Unit, after: list[Any]) -> None:
+        arguments = [
+            self._list(self._placed(unit.descriptors)),
+            np.uint32(len(unit.descriptors)),
+            self._list(unit.mac_events),
+            np.uint32(len(unit.mac_events)),
+            self._list(unit.feature_events),
+            np.uint32(len(unit.feature_events)),
+        ]
+        if not self.program.is_gateware:
+            scratch, status = self._unit(number, unit.descriptors), self._list(np.zeros(STATUS_WORDS, np.uint32))
+            arguments += [self.memory, scratch.features, scratch.weights, scratch.results]
+            arguments += [np.uint32(scratch.result_bytes), status]
+            running.status.append(status)
+        group, queue = (self.program.group,), self.compute[number]
+        running.events.append(self.program.kernel(queue, group, group, *arguments, wait_for=after))
+        running.jobs.append(len(unit.descriptors))
+        queue.flush()
+
+    def _placed(self, records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+        """Descriptors with addresses as the kernel wants them: gateware sees all of the board's memory."""
+        if not self.program.is_gateware:
+            return records
+        if self.base_address is None:
+            self.base_address = programs.physical_address(self.memory, self.device)
+        moved = records.copy()
+        for name in ADDRESSES:
+            moved[name] += np.uint64(self.base_address)
+        return moved
+
+    def _list(self, records: npt.NDArray) -> Any:
+        """A buffer with a list of records; buffers cannot be empty."""
+        content = records if len(records) else np.zeros(1, np.uint64)
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
+        return cl.Buffer(self.context, flags, hostbuf=np.ascontiguousarray(content).view(np.uint8))
+
+    def _unit(self, number: int, records: npt.NDArray[np.void]) -> _Scratch:
+        """A compute unit's own memory, large enough for these jobs."""
+        lanes, vec, operand = self.config.lanes, self.config.vec, self.program.operand_bytes
+        wide = {name: records[name].astype(np.int64) for name in ("images", "out_h", "out_w", "pool_h", "pool_w")}
+        outputs = wide["images"] * np.maximum(wide["out_h"] * wide["out_w"], wide["pool_h"] * wide["pool_w"])
+        weights = max(1, int(records["steps"].max(initial=1))) * lanes * vec * operand
+        results = 2 * max(1, int(outputs.max(initial=1))) * lanes
+        old = self._scratch[number]
+        if old is None or old.weights.size < weights or old.result_bytes < results:
+            flags = cl.mem_flags.READ_WRITE
+            made = _Scratch(
+                # Behind both buffers, a word of zeros.
+                old.features
+                if old
+                else cl.Buffer(self.context, flags, (2 * self.config.feature_words + 1) * vec * operand),
+                old.weights if old and old.weights.size >= weights else cl.Buffer(self.context, flags, weights),
+                old.results if old and old.result_bytes >= results else cl.Buffer(self.context, flags, results),
+                max(results, old.result_bytes if old else 0),
+            )
+            self._scratch[number] = old = made
+        return old
+
+    def wait(self, running: Running, timeout_s: float) -> LaunchReport:
+        """Wait until all units of a launch are done.
+
+        Raises
+        ------
+        DeviceError
+            If that takes too long, or a kernel fails. The session is lost then.
+        """
+        end = time.monotonic() + timeout_s
+        done = threading.Semaphore(0)
+        for event in running.events:
+            event.set_callback(cl.command_execution_status.COMPLETE, lambda _: done.release())
+        for number in range(len(running.events)):
+            if not done.acquire(timeout=max(0.0, end - time.monotonic())):
+                raise DeviceError(
+                    f"the kernel hangs: of {len(running.events)} compute units only {number} were done after "
+                    f"{timeout_s:g} s; the device was set up anew, memory must be written again (a longer "
+                    "launch_timeout_s= allows longer launches)"
+                )
+        for event in running.events:
+            if event.command_execution_status < 0:
+                raise DeviceError(f"the kernel failed with OpenCL status {event.command_execution_status}")
+        return self._counted(running)
+
+    def _counted(self, running: Running) -> LaunchReport:
+        faults = 0
+        for number, status in enumerate(running.status):
+            said = np.zeros(STATUS_WORDS, np.uint32)
+            cl.enqueue_copy(self.download, said, status)
+            if said[STATUS_JOBS] != running.jobs[number]:
+                raise DeviceError(
+                    f"compute unit {number} did {said[STATUS_JOBS]} of {running.jobs[number]} jobs: the kernel failed"
+                )
+            faults += int(said[STATUS_FAULTS])
+        return LaunchReport(faults_applied=faults)
