@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from host.devices.device import Device, DeviceError
 
 if TYPE_CHECKING:
     from host.schedule.launch import Launch
+
+EVENTS = ("layers", "image", "layer", "site", "output", "step", "bit")
+"""The parts of a fault plan that describe flips of single bits. A plan may come to say more than that."""
 
 
 def check_range(device: Device, address: int, nbytes: int) -> None:
@@ -25,7 +29,7 @@ def check_range(device: Device, address: int, nbytes: int) -> None:
 
 
 def check_launch(device: Device, launch: Launch) -> None:
-    """Refuse a launch for another accelerator, for more compute units, or with faults that are not modelled.
+    """Refuse a launch for another accelerator, or for more compute units than there are.
 
     Raises
     ------
@@ -41,8 +45,32 @@ def check_launch(device: Device, launch: Launch) -> None:
         raise DeviceError(
             f"the launch has {len(launch.units)} compute units, the device {device.units}; schedule it for that many"
         )
+
+
+def check_faults(device: Device, launch: Launch) -> None:
+    """Refuse faults that an accelerator cannot apply: events without instrumentation, and whatever is not an event.
+
+    Raises
+    ------
+    DeviceError
+    """
+    if launch.plan is not None:
+        beyond = [
+            field.name
+            for field in fields(launch.plan)
+            if field.name not in EVENTS and not _is_empty(getattr(launch.plan, field.name))
+        ]
+        if beyond:
+            raise DeviceError(
+                f"the fault plan has {', '.join(beyond)}, which the {device.name} device does not model: it replays "
+                "flips of single bits only; use a device that does, or a plan without"
+            )
     if launch.faults and not device.config.saboteur:
         raise DeviceError(
             f"the launch has {launch.faults} fault events, but this accelerator was built without fault "
             "instrumentation; use Config(saboteur=True)"
         )
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (hasattr(value, "__len__") and len(value) == 0)

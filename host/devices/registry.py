@@ -31,7 +31,7 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     Parameters
     ----------
     name : str
-        "reference", "simulation", or one that an installed package registers under the entry-point group
+        "reference", "simulation", "opencl", or one that an installed package registers under the entry-point group
         `redline.devices`.
     config : Config or None
         The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).
@@ -45,16 +45,21 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     ConfigError
         If the accelerator cannot be built.
     """
-    parameters = {field.name for field in fields(Config)}
-    own = {key: value for key, value in options.items() if key in parameters}
+    own, rest = accelerator(options)
     if config is None:
         config = Config(**own)
     elif own:
         raise DeviceError(f"give either config= or its parameters ({', '.join(own)}), not both")
-    rest = {key: value for key, value in options.items() if key not in parameters}
     made = _class(name)(config, **rest)
     assert isinstance(made, Device)
     return made
+
+
+def accelerator(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that are parameters of the accelerator, and the device's own."""
+    parameters = {field.name for field in fields(Config)}
+    own = {key: value for key, value in options.items() if key in parameters}
+    return own, {key: value for key, value in options.items() if key not in own}
 
 
 def _class(name: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyopencl as cl
 
-from host.devices.checks import check_launch, check_range
+from host.devices.checks import check_faults, check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
 from host.devices.opencl import extents, platforms
 from host.devices.opencl.session import Running, Session
@@ -159,6 +159,7 @@ class OpenCLDevice(Device):
         """Start a launch once events are complete."""
         session = self.session
         check_launch(self, launch)
+        check_faults(self, launch)
         for unit in launch.units:
             extents.check(unit.descriptors, self.config, self.memory_bytes)
         with _as_device_errors("the launch failed"):
