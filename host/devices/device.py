@@ -14,6 +14,8 @@ from hw.config import Config
 from hw.errors import RedlineError
 
 if TYPE_CHECKING:
+    from host.devices.runtime import Runtime
+    from host.program.program import Program
     from host.schedule.launch import Launch
 
 Bytes = npt.NDArray[np.uint8]
@@ -95,6 +97,12 @@ class Device(ABC):
     def recover(self, x: Int8, channels: int) -> Int8:
         """The device's layout back to NCHW (dataLayoutRecover)."""
         return layout.recover_features(x, channels)
+
+    def runtime(self, program: Program) -> Runtime:
+        """What runs a program on this device; a device that overlaps transfers brings its own."""
+        from host.devices.runtime import Runtime  # it imports Device
+
+        return Runtime(program, self)
 
     def close(self) -> None:  # noqa: B027 - optional to override
         """Release processes, files and handles. The device cannot be used afterwards."""

@@ -14,11 +14,13 @@ import pyopencl as cl
 from host.devices.checks import check_faults, check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
 from host.devices.opencl import extents, platforms
+from host.devices.opencl.overlap import Overlapped
 from host.devices.opencl.session import Running, Session
 from host.devices.opencl.source import shape_for
 from hw.config import Config
 
 if TYPE_CHECKING:
+    from host.program.program import Program
     from host.schedule.launch import Launch
 
 DEFAULT_CONFIG = Config()
@@ -43,6 +45,9 @@ class OpenCLDevice(Device):
         Compute units; the OpenCL device's own, at most 16, by default.
     launch_timeout_s : float
         A launch that takes longer hangs: it is given up, and the device set up anew.
+    parts : int, optional
+        Parts of a batch whose transfers overlap computing (`Overlapped`); by default 1 on processors, whose transfers
+        would take the cores' time, and 4 elsewhere.
     base_address : int, optional
         Where the buffer lies in a board's memory, if its runtime does not say.
     group : int, optional
@@ -66,6 +71,7 @@ class OpenCLDevice(Device):
         memory_bytes: int = 1 << 28,
         units: int | None = None,
         launch_timeout_s: float = 120.0,
+        parts: int | None = None,
         base_address: int | None = None,
         group: int | None = None,
     ) -> None:
@@ -84,6 +90,7 @@ class OpenCLDevice(Device):
         self._binary = None if binary is None else Path(binary)
         self._base_address = base_address
         processor = bool(self.opencl.type & cl.device_type.CPU)
+        self.parts = (1 if processor else 4) if parts is None else parts
         self._shape = shape_for(config, processor=processor, group=group)
         self._session: Session | None = self._made()
 
@@ -166,7 +173,15 @@ class OpenCLDevice(Device):
             return session.begin(launch, after)
 
     def finish(self, running: Running) -> LaunchReport:
-        """Wait for a launch."""
+        """Wait for a launch.
+
+        Raises
+        ------
+        DeviceError
+            If it failed or hung. The device was set up anew then, and what else ran is lost, too.
+        """
+        if running.session is not self.session:
+            raise DeviceError("the launch was lost when the device was set up anew; launch it again")
         try:
             with _as_device_errors("the launch failed"):
                 return self.session.wait(running, self.launch_timeout_s)
@@ -175,6 +190,9 @@ class OpenCLDevice(Device):
             if self._session is not None:
                 self._session = self._made()
             raise
+
+    def runtime(self, program: Program) -> Overlapped:
+        return Overlapped(program, self, parts=self.parts)
 
     def save(self, path: Path) -> None:
         """Write the program as the driver's binary, for `binary=`."""

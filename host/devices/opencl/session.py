@@ -47,11 +47,14 @@ class Running:
         Descriptors of each.
     status : list of pyopencl.Buffer
         What each kernel counts; empty for gateware, which has registers for that.
+    session : Session
+        Where it runs.
     """
 
     events: list[Any]
     jobs: list[int]
     status: list[Any]
+    session: Session
 
 
 class Session:
@@ -96,7 +99,7 @@ class Session:
 
     def begin(self, launch: Launch, after: Sequence[Any] = ()) -> Running:
         """Start a launch once some events are complete; its units run at the same time."""
-        running = Running([], [], [])
+        running = Running([], [], [], self)
         for number, unit in enumerate(launch.units):
             self._start(running, number, unit, list(after))
         return running
