@@ -50,7 +50,7 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
         config = Config(**own)
     elif own:
         raise DeviceError(f"give either config= or its parameters ({', '.join(own)}), not both")
-    made = _class(name)(config, **rest)
+    made = device_class(name)(config, **rest)
     assert isinstance(made, Device)
     return made
 
@@ -62,7 +62,14 @@ def accelerator(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return own, {key: value for key, value in options.items() if key not in own}
 
 
-def _class(name: str) -> Any:
+def device_class(name: str) -> Any:
+    """What makes devices of a name.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device, or it cannot be loaded.
+    """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         try:

@@ -133,12 +133,14 @@ class Overlapped(Runtime):
             for number, x in enumerate(batches):
                 here = None if plan is None else plan.images(first_image, len(x))
                 launch = self._planned(segments[0][1], np.asarray(x), writeback, here, first_image)
+                # The host works, too, before it waits for what computes.
+                features = self._features(np.asarray(x), here, first_image)
                 while len(flying) >= AT_ONCE or (flying and launch.end > self._second):
                     yield self._finished(flying)
                 if number == 0:
                     # Faults in weights last for the whole run.
                     hit = self._write_weights(launch, here)
-                flying.append(self._begun(number, launch, np.asarray(x), here, first_image))
+                flying.append(self._begun(number, launch, features))
                 first_image += len(x)
             while flying:
                 yield self._finished(flying)
@@ -164,7 +166,14 @@ class Overlapped(Runtime):
         launch = self._schedule(positions, len(x), writeback)
         return launch if here is None or not len(here) else launch.with_faults(here, first_image)
 
-    def _begun(self, number: int, launch: Launch, x: Int8, here: FaultPlan | None, first_image: int) -> _Batch:
+    def _features(self, x: Int8, here: FaultPlan | None, first_image: int) -> Int8:
+        """A batch as it lies in memory, with the flips in its bits."""
+        values = self.program.fold_input(x)
+        if here is not None:
+            values = flip(values, here.at(0, "input").counted_from(first_image))
+        return self.device.reorder(values)
+
+    def _begun(self, number: int, launch: Launch, features: Int8) -> _Batch:
         if not self._second or launch.end > self._second:
             self._second = launch.end
         if number % AT_ONCE:
@@ -174,11 +183,7 @@ class Overlapped(Runtime):
                 f"two batches need {launch.end} bytes of device memory, the device has {self.device.memory_bytes}: use "
                 f"smaller batches or a device with memory_bytes={launch.end} or more"
             )
-        values = self.program.fold_input(x)
-        if here is not None:
-            values = flip(values, here.at(0, "input").counted_from(first_image))
-        region = launch.memory[memory.input_name(INPUT)]
-        writes = self.device.begin_write(region.address, self.device.reorder(values))
+        writes = self.device.begin_write(launch.memory[memory.input_name(INPUT)].address, features)
         running = self.device.begin(launch, after=writes)
         reads: dict[str, tuple[Bytes, list[Any]]] = {}
         for name in launch.written:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,20 +41,23 @@ class Running:
 
     Attributes
     ----------
-    events : list of pyopencl.Event
-        One a compute unit: its kernel.
-    jobs : list of int
-        Descriptors of each.
-    status : list of pyopencl.Buffer
-        What each kernel counts; empty for gateware, which has registers for that.
     session : Session
         Where it runs.
+    events : list of pyopencl.Event
+        One a compute unit: its kernel.
+    last : list of pyopencl.Event
+        When these are complete, everything is.
+    jobs : list of int
+        Descriptors of each.
+    status : list of uint32 arrays
+        What each kernel counts; empty for gateware, which has registers for that.
     """
 
-    events: list[Any]
-    jobs: list[int]
-    status: list[Any]
     session: Session
+    events: list[Any] = field(default_factory=list)
+    last: list[Any] = field(default_factory=list)
+    jobs: list[int] = field(default_factory=list)
+    status: list[npt.NDArray[np.uint32]] = field(default_factory=list)
 
 
 class Session:
@@ -99,7 +102,7 @@ class Session:
 
     def begin(self, launch: Launch, after: Sequence[Any] = ()) -> Running:
         """Start a launch once some events are complete; its units run at the same time."""
-        running = Running([], [], [], self)
+        running = Running(self)
         for number, unit in enumerate(launch.units):
             self._start(running, number, unit, list(after))
         return running
@@ -114,13 +117,17 @@ class Session:
             np.uint32(len(unit.feature_events)),
         ]
         if not self.program.is_gateware:
-            scratch, status = self._unit(number, unit.descriptors), self._list(np.zeros(STATUS_WORDS, np.uint32))
+            scratch = self._unit(number, unit.descriptors)
             arguments += [self.memory, scratch.features, scratch.weights, scratch.results]
-            arguments += [np.uint32(scratch.result_bytes), status]
-            running.status.append(status)
+            arguments += [np.uint32(scratch.result_bytes), self._list(np.zeros(STATUS_WORDS, np.uint32))]
         group, queue = (self.program.group,), self.compute[number]
         running.events.append(self.program.kernel(queue, group, group, *arguments, wait_for=after))
+        running.last.append(running.events[-1])
         running.jobs.append(len(unit.descriptors))
+        if not self.program.is_gateware:
+            # Not on the queue of downloads, where reads wait for the launches after this one.
+            running.status.append(np.zeros(STATUS_WORDS, np.uint32))
+            running.last[-1] = cl.enqueue_copy(queue, running.status[-1], arguments[-1], is_blocking=False)
         queue.flush()
 
     def _placed(self, records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
@@ -172,28 +179,19 @@ class Session:
         """
         end = time.monotonic() + timeout_s
         done = threading.Semaphore(0)
-        for event in running.events:
+        for event in running.last:
             event.set_callback(cl.command_execution_status.COMPLETE, lambda _: done.release())
-        for number in range(len(running.events)):
+        for number in range(len(running.last)):
             if not done.acquire(timeout=max(0.0, end - time.monotonic())):
                 raise DeviceError(
-                    f"the kernel hangs: of {len(running.events)} compute units only {number} were done after "
+                    f"the kernel hangs: of {len(running.last)} compute units only {number} were done after "
                     f"{timeout_s:g} s; the device was set up anew, memory must be written again (a longer "
                     "launch_timeout_s= allows longer launches)"
                 )
-        for event in running.events:
+        for event in (*running.events, *running.last):
             if event.command_execution_status < 0:
                 raise DeviceError(f"the kernel failed with OpenCL status {event.command_execution_status}")
-        return self._counted(running)
-
-    def _counted(self, running: Running) -> LaunchReport:
-        faults = 0
-        for number, status in enumerate(running.status):
-            said = np.zeros(STATUS_WORDS, np.uint32)
-            cl.enqueue_copy(self.download, said, status)
-            if said[STATUS_JOBS] != running.jobs[number]:
-                raise DeviceError(
-                    f"compute unit {number} did {said[STATUS_JOBS]} of {running.jobs[number]} jobs: the kernel failed"
-                )
-            faults += int(said[STATUS_FAULTS])
-        return LaunchReport(faults_applied=faults)
+        for number, (status, jobs) in enumerate(zip(running.status, running.jobs, strict=False)):
+            if status[STATUS_JOBS] != jobs:
+                raise DeviceError(f"compute unit {number} did {status[STATUS_JOBS]} of {jobs} jobs: the kernel failed")
+        return LaunchReport(faults_applied=sum(int(status[STATUS_FAULTS]) for status in running.status))
