@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
 from host.devices.device import DeviceError
 from host.devices.opencl.source import KNOWN
-from hw import params
+from hw import descriptor, params
 from hw.config import Config
 from hw.descriptor import Flag
 
@@ -29,6 +31,13 @@ def check(records: Records, config: Config, memory_bytes: int) -> None:
     DeviceError
         Names the first such descriptor, and what is wrong with it.
     """
+    _check(records.tobytes(), config, memory_bytes)
+
+
+# The same launch is made over and over.
+@lru_cache(maxsize=64)
+def _check(raw: bytes, config: Config, memory_bytes: int) -> None:
+    records = np.frombuffer(raw, descriptor.DTYPE)
     # Python's integers do not wrap: an address near 2**64 is outside, not small.
     d = {name: records[name].astype(object) for name in records.dtype.names or ()}
     flags = records["flags"]

@@ -312,9 +312,11 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
              __global uint *status) {
     reads_t zeros = features + 2 * FEATURE_WORDS * VEC;
     __global char *conv = results, *pooled = results + result_bytes / 2;
-    if (get_local_id(0) == 0)
+    if (get_local_id(0) == 0) {
+        status[STATUS_FAULTS] = status[STATUS_JOBS] = 0;
         for (uint v = 0; v < VEC; v++)
             features[2 * FEATURE_WORDS * VEC + v] = 0;
+    }
     for (uint number = 0; number < jobs; number++) {
         const job_t job = read_job(descriptors + (ulong)number * DESCRIPTOR_BYTES);
         operands_t source = features + (job.flags & FLAG_SRC_B ? FEATURE_WORDS * VEC : 0);

@@ -27,12 +27,12 @@ ADDRESSES = ("load_addr", "weight_addr", "param_addr", "conv_addr", "pool_addr")
 
 @dataclass
 class _Scratch:
-    """What stands for a compute unit's own memory: on-chip features, a group's weights, a group's results."""
+    """What stands for a compute unit's own memory: on-chip features, a group's weights, a group's results; counters."""
 
     features: Any
     weights: Any
     results: Any
-    result_bytes: int
+    status: Any
 
 
 @dataclass
@@ -99,6 +99,8 @@ class Session:
         self.memory = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, memory_bytes)
         self.base_address = base_address
         self._scratch: list[_Scratch | None] = [None] * units
+        self._kept: list[tuple[bytes, Any]] = [(b"", None)] * units
+        self._empty = cl.Buffer(self.context, cl.mem_flags.READ_ONLY, 64)
 
     def begin(self, launch: Launch, after: Sequence[Any] = ()) -> Running:
         """Start a launch once some events are complete; its units run at the same time."""
@@ -109,7 +111,7 @@ class Session:
 
     def _start(self, running: Running, number: int, unit: Unit, after: list[Any]) -> None:
         arguments = [
-            self._list(self._placed(unit.descriptors)),
+            self._descriptors(number, unit.descriptors),
             np.uint32(len(unit.descriptors)),
             self._list(unit.mac_events),
             np.uint32(len(unit.mac_events)),
@@ -119,7 +121,7 @@ class Session:
         if not self.program.is_gateware:
             scratch = self._unit(number, unit.descriptors)
             arguments += [self.memory, scratch.features, scratch.weights, scratch.results]
-            arguments += [np.uint32(scratch.result_bytes), self._list(np.zeros(STATUS_WORDS, np.uint32))]
+            arguments += [np.uint32(scratch.results.size), scratch.status]
         group, queue = (self.program.group,), self.compute[number]
         running.events.append(self.program.kernel(queue, group, group, *arguments, wait_for=after))
         running.last.append(running.events[-1])
@@ -129,6 +131,13 @@ class Session:
             running.status.append(np.zeros(STATUS_WORDS, np.uint32))
             running.last[-1] = cl.enqueue_copy(queue, running.status[-1], arguments[-1], is_blocking=False)
         queue.flush()
+
+    def _descriptors(self, number: int, records: npt.NDArray[np.void]) -> Any:
+        """A buffer with a compute unit's descriptors. The same launch is made over and over."""
+        raw = records.tobytes()
+        if self._kept[number][0] != raw or self.program.is_gateware:
+            self._kept[number] = raw, self._list(self._placed(records))
+        return self._kept[number][1]
 
     def _placed(self, records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         """Descriptors with addresses as the kernel wants them: gateware sees all of the board's memory."""
@@ -143,9 +152,10 @@ class Session:
 
     def _list(self, records: npt.NDArray) -> Any:
         """A buffer with a list of records; buffers cannot be empty."""
-        content = records if len(records) else np.zeros(1, np.uint64)
-        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-        return cl.Buffer(self.context, flags, hostbuf=np.ascontiguousarray(content).view(np.uint8))
+        if not len(records):
+            return self._empty
+        flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+        return cl.Buffer(self.context, flags, hostbuf=np.ascontiguousarray(records).view(np.uint8))
 
     def _unit(self, number: int, records: npt.NDArray[np.void]) -> _Scratch:
         """A compute unit's own memory, large enough for these jobs."""
@@ -155,18 +165,16 @@ class Session:
         weights = max(1, int(records["steps"].max(initial=1))) * lanes * vec * operand
         results = 2 * max(1, int(outputs.max(initial=1))) * lanes
         old = self._scratch[number]
-        if old is None or old.weights.size < weights or old.result_bytes < results:
-            flags = cl.mem_flags.READ_WRITE
-            made = _Scratch(
-                # Behind both buffers, a word of zeros.
-                old.features
-                if old
-                else cl.Buffer(self.context, flags, (2 * self.config.feature_words + 1) * vec * operand),
-                old.weights if old and old.weights.size >= weights else cl.Buffer(self.context, flags, weights),
-                old.results if old and old.result_bytes >= results else cl.Buffer(self.context, flags, results),
-                max(results, old.result_bytes if old else 0),
+        if old is None or old.weights.size < weights or old.results.size < results:
+            # Behind both buffers of features, a word of zeros.
+            features = (2 * self.config.feature_words + 1) * vec * operand
+            sizes = (
+                features,
+                max(weights, old.weights.size if old else 0),
+                max(results, old.results.size if old else 0),
             )
-            self._scratch[number] = old = made
+            buffers = [cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n) for n in (*sizes, 4 * STATUS_WORDS)]
+            self._scratch[number] = old = _Scratch(*buffers)
         return old
 
     def wait(self, running: Running, timeout_s: float) -> LaunchReport:
