@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices import stepwise
+from host.devices.checks import check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.faults.plan import FaultPlan
 from host.program import arrangement
@@ -42,6 +43,7 @@ class ReferenceDevice(Device):
         self.memory_bytes = memory_bytes
         self.units = units
         self._memory = np.zeros(memory_bytes, np.uint8)
+        self._closed = False
 
     def write(self, address: int, array: npt.NDArray) -> None:
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -53,13 +55,16 @@ class ReferenceDevice(Device):
         return self._memory[address : address + nbytes].copy()
 
     def _check(self, address: int, nbytes: int) -> None:
-        if address < 0 or address + nbytes > self.memory_bytes:
-            raise DeviceError(
-                f"bytes {address} to {address + nbytes} lie outside the reference device's {self.memory_bytes}: "
-                "give it more memory_bytes"
-            )
+        if self._closed:
+            raise DeviceError("this reference device is closed; make a new one")
+        check_range(self, address, nbytes)
+
+    def close(self) -> None:
+        self._closed = True
+        self._memory = np.zeros(0, np.uint8)
 
     def launch(self, launch: Launch) -> LaunchReport:
+        check_launch(self, launch)
         tensors: dict[str, Int8] = {}
         for name, channels in launch.inputs.items():
             tensors[name] = layout.recover_features(self._tensor(launch, memory.input_name(name)), channels)

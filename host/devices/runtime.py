@@ -111,7 +111,7 @@ class Runtime:
                 self._largest = size // 2
                 continue
             at += size
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | None, first_image: int) -> Outputs:
         here = None if plan is None else plan.images(first_image, len(x))
@@ -163,9 +163,7 @@ class Runtime:
 
     def _launch(self, launch: Launch, values: dict[str, Int8], faults: FaultPlan | None) -> LaunchReport:
         """Write weights and input, launch, and put fault-free weights back."""
-        if _last_user.get(self.device) is not self._token:
-            self._stored.clear()
-        _last_user[self.device] = self._token
+        self.claim()
         try:
             hit = self._write_weights(launch, faults)
             for source in launch.inputs:
@@ -178,6 +176,12 @@ class Runtime:
             self._stored.clear()
             raise
         return report
+
+    def claim(self) -> None:
+        """Take the device: what another Runtime has used since must be written again."""
+        if _last_user.get(self.device) is not self._token:
+            self._stored.clear()
+        _last_user[self.device] = self._token
 
     def _execute(self, launch: Launch) -> LaunchReport:
         """The launch itself, when all it reads is in device memory."""
@@ -220,7 +224,9 @@ class Runtime:
         return self.device.recover(raw, self.program.layers[at].out_channels)
 
 
-def _joined(parts: list[Outputs]) -> Outputs:
+def joined(parts: list[Outputs]) -> Outputs:
+    """What parts of a batch produced, as one."""
+
     def concatenated(kind: str) -> dict[str, Int8]:
         # Each part may have left other intermediate tensors behind; only those of all parts make a whole.
         names = set.intersection(*(set(getattr(part, kind)) for part in parts))

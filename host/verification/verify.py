@@ -36,10 +36,13 @@ POISON = 0xA5
 Make = Callable[[str, Config, int], Device]
 
 
-def make_device(name: str, config: Config, units: int) -> Device:
-    """A device as verification uses it: small memory, a few compute units."""
-    options: dict[str, Any] = {"reference": {"units": units}, "simulation": {"processes": units}}.get(name, {})
-    return factory.device(name, config, memory_bytes=MEMORY_BYTES, **options)
+def make_device(name: str, config: Config, units: int, **options: Any) -> Device:
+    """A device as verification uses it: small memory, a few compute units; options of its own go before."""
+    units_of = {"reference": "units", "simulation": "processes", "opencl": "units"}
+    usual: dict[str, Any] = {"memory_bytes": MEMORY_BYTES}
+    if name in units_of:
+        usual[units_of[name]] = units
+    return factory.device(name, config, **{**usual, **options})
 
 
 @dataclass(frozen=True)
