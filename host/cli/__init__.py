@@ -15,6 +15,7 @@ for _command in (
     "doctor",
     "demo",
     "verify",
+    "campaign",
     "pretrain",
     "compiling",
     "version",

@@ -1,0 +1,192 @@
+"""`redline campaign`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from host.cli.app import DataDir, app, console, errors
+from host.cli.study import Out, Restart, interruptible, show_table
+
+campaign_app = typer.Typer(help="Fault campaigns: many trials, sound statistics.", no_args_is_help=True)
+app.add_typer(campaign_app, name="campaign")
+
+Name = Annotated[str, typer.Argument(help="Name of the campaign: it lies in OUT/NAME.", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")]
+Net = Annotated[str | None, typer.Option(help="Network of redline.models.  [default: lenet5]")]
+Weights = Annotated[Path | None, typer.Option(help="The network's .pth or .safetensors file.")]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arm", help="What to compare, repeatable: NAME[:weights=FILE][:protect=LAYER+LAYER].  [default: original]"
+    ),
+]
+Sites = Annotated[str | None, typer.Option("--site", help="mac, weight, feature, input; several with commas.")]
+Layers = Annotated[str | None, typer.Option(help="Single faults only in these layers.", metavar="L,L,...")]
+Rate = Annotated[float | None, typer.Option(help="Soft errors at this rate instead of single faults.")]
+Per = Annotated[str | None, typer.Option(help="What the rate is per: mac or bit.  [default: mac]")]
+Images = Annotated[int | None, typer.Option(min=1, help="Images of each trial.  [default: 32]")]
+TestImages = Annotated[int | None, typer.Option(min=1, help="First test images, to draw from.  [default: all]")]
+Photos = Annotated[Path | None, typer.Option(help="Folder of images for each class, for networks of photos.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of faults and images.  [default: 0]")]
+DeviceName = Annotated[str | None, typer.Option(help="Device of the trials.  [default: emulator, else reference]")]
+Lanes = Annotated[int | None, typer.Option(help="Of the accelerator's array.  [default: 16]")]
+Vec = Annotated[int | None, typer.Option(help="Of the accelerator's array.  [default: 8]")]
+Memory = Annotated[int | None, typer.Option(min=1, help="Bytes of device memory.")]
+
+
+def _settings(folder: Path, **given: Any) -> Any:
+    """Those given, else those the campaign was made with, else the defaults."""
+    from host.campaign.settings import Settings
+
+    for key in ("sites", "layers"):
+        if given[key] is not None:
+            given[key] = tuple(part.strip() for part in given[key].split(","))
+    given["arms"] = tuple(given["arms"]) if given["arms"] else None
+    for key in ("weights", "photos"):
+        given[key] = None if given[key] is None else str(given[key])
+    return Settings(**{**Settings.stored(folder), **{k: v for k, v in given.items() if v is not None}})
+
+
+@campaign_app.command("plan")
+def plan(
+    half_width: Annotated[float, typer.Option(help="Wanted half-width of the interval.")] = 0.01,
+    share: Annotated[float, typer.Option(help="Expected share; 0.5 is the worst case.")] = 0.5,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999)] = 0.95,
+    net: Net = None,
+    weights: Weights = None,
+    site: Sites = None,
+    layers: Layers = None,
+    images: Images = None,
+    photos: Photos = None,
+    lanes: Lanes = None,
+    vec: Vec = None,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """How many faults a wanted precision needs, before anything is run."""
+    from host.campaign.planner import plan as make
+
+    settings = _settings(
+        Path(), net=net, weights=weights, arms=None, sites=site, layers=layers, images=images, photos=photos,
+        lanes=lanes, vec=vec,
+    )  # fmt: skip
+    found = make(settings, half_width, share, confidence, data_dir)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    show_table(found.table(), f"{settings.net}, single faults in {', '.join(settings.sites or ('mac',))}")
+    for line in found.lines():
+        console.print(line, highlight=False)
+
+
+@campaign_app.command("run")
+def run(
+    name: Name,
+    out: Out = Path("runs"),
+    net: Net = None,
+    weights: Weights = None,
+    arm: Arms = None,
+    site: Sites = None,
+    layers: Layers = None,
+    rate: Rate = None,
+    per: Per = None,
+    images: Images = None,
+    test_images: TestImages = None,
+    photos: Photos = None,
+    seed: Seed = None,
+    device: DeviceName = None,
+    lanes: Lanes = None,
+    vec: Vec = None,
+    memory_bytes: Memory = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Stop after this many trials.")] = None,
+    half_width: Annotated[float | None, typer.Option(help="Stop when the interval is this narrow, each way.")] = None,
+    of: Annotated[str, typer.Option(help="Whose interval: sdc1, sdc5, masked, benign, top1, top5.")] = "sdc1",
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the same command goes on.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes.  [default: one a core]")] = None,
+    restart: Restart = False,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Run a campaign, or go on with it; without any stop rule, 1,000 trials.
+
+    A campaign that was interrupted, killed or should become more precise is taken up by its name alone.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from host.campaign import campaign as module
+    from host.campaign import report
+    from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
+
+    folder = out / name
+    if restart:
+        module.clear(folder)
+    settings = _settings(
+        folder, net=net, weights=weights, arms=arm, sites=site, layers=layers, rate=rate, per=per, images=images,
+        test_images=test_images, photos=photos, seed=seed, device=device, lanes=lanes, vec=vec,
+        memory_bytes=memory_bytes,
+    )  # fmt: skip
+    rules: list[Rule] = []
+    if half_width is not None:
+        rules.append(HalfWidth(half_width, of))
+    if minutes is not None:
+        rules.append(Minutes(minutes))
+    if trials is not None or not rules:
+        rules.append(Trials(trials or 1000))
+    columns = (
+        TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with interruptible():
+        campaign = settings.campaign(data_dir)
+        if not (folder / module.STORE).exists():
+            settings.save(folder)
+        with Progress(*columns, console=errors) as progress:
+            task = progress.add_task("trials", total=None, note="starting workers")
+            finished = campaign.run(
+                rules,
+                folder,
+                workers=workers,
+                progress=lambda done, total, note: progress.update(
+                    task, completed=done, total=total or None, note=note
+                ),
+            )
+    summary = report.summarise(folder)
+    report.write(folder, summary)
+    if as_json:
+        print(json.dumps({"stopped": finished.reason, **summary.as_dict()}))
+        return
+    console.print(f"{finished.trials} trials: {finished.reason}", highlight=False)
+    _show(folder, summary)
+
+
+@campaign_app.command("report")
+def report_command(name: Name, out: Out = Path("runs"), as_json: Json = False) -> None:
+    """Rates with their intervals, comparisons of arms, CSV and figures, from what a campaign has so far."""
+    from host.campaign import report
+
+    folder = out / name
+    summary = report.summarise(folder)
+    report.write(folder, summary)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    _show(folder, summary)
+
+
+def _show(folder: Path, summary: Any) -> None:
+    from host.campaign import report
+
+    for title, table in report.tables(summary):
+        show_table(table, title)
+    console.print(f"Report: {folder / 'report.html'} (browser), {folder / 'report.md'} (text); CSV beside it")
