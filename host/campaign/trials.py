@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from host.campaign.permutation import Permutation
 from host.campaign.space import FaultSpace, Place, SpaceError, plan_of
-from host.faults.models import Combined, Fault
+from host.faults.models import Combined, Fault, SoftErrors
 from host.faults.plan import SITES, FaultPlan
 from host.program.program import Program
 
@@ -130,6 +130,24 @@ def describe(faults: Faults) -> dict[str, Any]:
     if is_dataclass(faults) and not isinstance(faults, type):
         return {"model": name, **{key: _plain(value) for key, value in asdict(faults).items()}}
     return {"model": name, "is": repr(faults)}
+
+
+def faults_from(described: dict[str, Any]) -> Faults:
+    """The fault model that `describe` described.
+
+    Raises
+    ------
+    SpaceError
+        If it is one that is not Redline's own.
+    """
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items() if k != "model"}
+    if described["model"] == "Combined":
+        parts = [faults_from(part) for part in described["parts"]]
+        return Combined(tuple(part for part in parts if isinstance(part, Fault)))
+    known: dict[str, type[SingleFault | SoftErrors]] = {"SingleFault": SingleFault, "SoftErrors": SoftErrors}
+    if described["model"] not in known:
+        raise SpaceError(f"faults of {described['model']} cannot be drawn again from their description")
+    return known[described["model"]](**values)
 
 
 def _plain(value: Any) -> Any:

@@ -190,3 +190,33 @@ def _show(folder: Path, summary: Any) -> None:
     for title, table in report.tables(summary):
         show_table(table, title)
     console.print(f"Report: {folder / 'report.html'} (browser), {folder / 'report.md'} (text); CSV beside it")
+
+
+@campaign_app.command("replay")
+def replay_command(
+    name: Name,
+    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.", metavar="TRIAL")],
+    out: Out = Path("runs"),
+    arm: Annotated[str | None, typer.Option(help="Which arm.  [default: the first]")] = None,
+    image: Annotated[
+        int | None, typer.Option(min=0, help="Position in the trial.  [default: where the fault did most]")
+    ] = None,
+    waves: Annotated[bool, typer.Option("--waves", help="Write waveforms (FST), with and without the fault.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run one trial's fault on the RTL: when it happens, and how it spreads from stage to stage and layer to layer."""
+    from host.campaign import replay, waveform
+
+    folder = out / name
+    with errors.status("running the RTL (the first build of a simulator takes a minute or two)"):
+        found = replay.replay(folder, trial, arm=arm, position=image, waves=folder / "waves" if waves else None)
+    view = waveform.write_view(found) if found.waves else None
+    if as_json:
+        print(json.dumps({**found.as_dict(), "view": None if view is None else str(view)}))
+        return
+    for line in found.lines():
+        console.print(line, highlight=False, markup=False)
+    for path in found.waves:
+        console.print(f"waveform: {path}", highlight=False, soft_wrap=True)
+    if view is not None:
+        console.print(f"at the cycle of the fault: gtkwave {view}", highlight=False, soft_wrap=True)
