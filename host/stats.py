@@ -19,7 +19,8 @@ def wilson(share: float, trials: float, confidence: float = 0.95) -> tuple[float
     n, p = trials, share
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 where they should be, rather than a rounding error beside.
+    return (0.0 if p == 0 else max(0.0, centre - half)), (1.0 if p == 1 else min(1.0, centre + half))
 
 
 def quantile(confidence: float) -> float:

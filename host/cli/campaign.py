@@ -220,3 +220,138 @@ def replay_command(
         console.print(f"waveform: {path}", highlight=False, soft_wrap=True)
     if view is not None:
         console.print(f"at the cycle of the fault: gtkwave {view}", highlight=False, soft_wrap=True)
+
+
+def _files(files: list[Path]) -> None:
+    console.print("wrote " + ", ".join(str(path) for path in files), highlight=False, soft_wrap=True)
+
+
+@campaign_app.command("sensitivity")
+def sensitivity_command(name: Name, out: Out = Path("runs"), arm: Annotated[str | None, typer.Option()] = None) -> None:
+    """Which layers and bits matter: SDC and masking of a campaign's single faults by place; CSV and figure."""
+    from host.campaign.analyses import sensitivity
+    from host.studies.report.document import Table
+
+    folder = out / name
+    found = sensitivity.measure(folder, arm)
+    body = [
+        [layer, f"{shares['sdc1'].clusters:,}", *(str(shares[key]) for key in sensitivity.OUTCOMES)]
+        for layer, shares in found.by_layer.items()
+    ]
+    show_table(Table(["layer", "faults", "SDC-1", "SDC-5", "masked"], body), f"{name}, arm {found.arm}")
+    _files(sensitivity.write(folder, found))
+
+
+AtRate = Annotated[float, typer.Option(help="Soft errors at this rate.")]
+OnImages = Annotated[int, typer.Option("--images", min=1, help="Test images.")]
+Threshold = Annotated[int, typer.Option(min=0, help="T: an error is large if it is more.")]
+
+
+@campaign_app.command("errors")
+def errors_command(
+    name: Name,
+    rate: AtRate = 1e-3,
+    per: Per = None,
+    site: Sites = None,
+    threshold: Threshold = 5,
+    inherited: Annotated[
+        bool, typer.Option("--inherited", help="Count errors from the fault-free network, not from each layer's input.")
+    ] = False,
+    images: OnImages = 512,
+    out: Out = Path("runs"),
+    net: Net = None,
+    weights: Weights = None,
+    photos: Photos = None,
+    seed: Seed = None,
+    device: DeviceName = None,
+    data_dir: DataDir = None,
+) -> None:
+    """How wrong each layer's outputs are under soft errors: 0, 1 to T, more than T; CSV and figure."""
+    from host.campaign.analyses import errors as analysis
+    from host.studies.report.document import Table
+
+    bench = _bench(rate, per, site, net, weights, photos, seed, device, images, data_dir)
+    with bench.twin() as twin:
+        found = analysis.measure(
+            twin, bench.faults, bench.images(), threshold=threshold, inherited=inherited, seed=bench.settings.seed
+        )
+    body = [[layer, *(str(shares[kind]) for kind in analysis.CLASSES)] for layer, shares in found.layers.items()]
+    show_table(Table(["layer", "exact", f"1 to {threshold}", f"more than {threshold}"], body), "|error| of outputs")
+    _files(analysis.write(out / name, found))
+
+
+@campaign_app.command("critical")
+def critical_command(
+    name: Name,
+    rate: AtRate = 1e-3,
+    per: Per = None,
+    site: Sites = None,
+    threshold: Threshold = 5,
+    probe_images: Annotated[int, typer.Option(min=1, help="Training images on which policies choose.")] = 256,
+    images: OnImages = 2000,
+    out: Out = Path("runs"),
+    net: Net = None,
+    weights: Weights = None,
+    photos: Photos = None,
+    seed: Seed = None,
+    device: DeviceName = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Which layer each policy would protect, and what each choice is worth; CSV and figure."""
+    from host.campaign.analyses import critical
+
+    bench = _bench(rate, per, site, net, weights, photos, seed, device, images, data_dir)
+    with bench.twin() as twin:
+        found = critical.measure(
+            twin, bench.faults, bench.probe(probe_images), bench.test, threshold=threshold, seed=bench.settings.seed
+        )
+    show_table(found.table(), "Scores; * is chosen")
+    for line in found.lines():
+        console.print(line, highlight=False)
+    _files(critical.write(out / name, found))
+
+
+@campaign_app.command("cost")
+def cost_command(
+    name: Name,
+    mhz: Annotated[float, typer.Option(min=1e-3, help="Clock of the accelerator.")] = 100.0,
+    batch: Annotated[int, typer.Option(min=1, help="Images of the launch.")] = 16,
+    out: Out = Path("runs"),
+    net: Net = None,
+    weights: Weights = None,
+    photos: Photos = None,
+    lanes: Lanes = None,
+    vec: Vec = None,
+    data_dir: DataDir = None,
+) -> None:
+    """What protecting each layer costs: cycles of the others and CPU time of the layer; CSV and figure."""
+    from host.campaign.analyses import cost
+
+    bench = _bench(0.0, None, None, net, weights, photos, None, "reference", batch, data_dir, lanes, vec)
+    with bench.twin() as twin:
+        found = cost.measure(twin.program, twin.program.quantise_input(bench.images()), mhz)
+    show_table(found.table(), f"{bench.settings.net}, {batch} images, accelerator at {mhz:g} MHz")
+    _files(cost.write(out / name, found))
+
+
+def _bench(
+    rate: float,
+    per: str | None,
+    site: str | None,
+    net: str | None,
+    weights: Path | None,
+    photos: Path | None,
+    seed: int | None,
+    device: str | None,
+    images: int,
+    data_dir: str | None,
+    lanes: int | None = None,
+    vec: int | None = None,
+) -> Any:
+    from host.campaign.analyses.bench import Bench
+
+    settings = _settings(
+        Path(), net=net, weights=weights, arms=None, sites=site, layers=None, rate=rate, per=per, photos=photos,
+        test_images=images, seed=seed, device=device, lanes=lanes, vec=vec,
+    )  # fmt: skip
+    return Bench.of(settings, data_dir)

@@ -153,5 +153,5 @@ def draw(found: Cost) -> Figure:
         axes.axhline(1, color=figure.INK, linewidth=0.8)
         axes.set_xlabel("protected layer")
         axes.set_ylabel("run time relative to no protection")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
         return figure.render(drawn, "cost", "Relative run time by protected layer")
