@@ -64,7 +64,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Trials:
+class TrialSequence:
     """All trials of a campaign.
 
     Single faults are drawn without replacement, uniformly over the whole space (`Permutation`); the images of each

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from host.campaign.masking import where_masked
 from host.campaign.outcomes import Ranking, outcomes
 from host.campaign.store import OutcomeRow, TrialRow
-from host.campaign.trials import Faults, SingleFault, Trial, Trials
+from host.campaign.trials import Faults, SingleFault, Trial, TrialSequence
 from host.devices import registry
 from host.devices.device import Int8
 from host.devices.runtime import Runtime
@@ -70,9 +70,9 @@ class Setup:
         tensors = load_file(self.folder / "data.safetensors")
         return tensors["images"], tensors["labels"]
 
-    def trials(self, program: Program, data: int) -> Trials:
+    def trials(self, program: Program, data: int) -> TrialSequence:
         """The campaign's trials."""
-        return Trials(program, self.faults, self.seed, self.images, data, self.excluded)
+        return TrialSequence(program, self.faults, self.seed, self.images, data, self.excluded)
 
 
 class Chunk(NamedTuple):

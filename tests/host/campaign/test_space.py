@@ -13,7 +13,7 @@ from scipy import stats
 
 from host.campaign.permutation import Permutation
 from host.campaign.space import FaultSpace, SpaceError
-from host.campaign.trials import SingleFault, Trials, describe
+from host.campaign.trials import SingleFault, TrialSequence, describe
 from host.compiler.compile import compile as compile_network
 from host.faults.models import SoftErrors
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, extents
@@ -86,7 +86,7 @@ def test_the_space_has_every_place_of_its_sites_once(sites: tuple[str, ...], pro
 
 
 def test_single_faults_are_distinct_and_uniform_over_layers_steps_and_bits(program: Program) -> None:
-    trials = Trials(program, SingleFault("mac"), seed=3, images=1, data=10)
+    trials = TrialSequence(program, SingleFault("mac"), seed=3, images=1, data=10)
     places = [trials.trial(n).place for n in range(4000)]
     assert len(set(places)) == 4000
     space = trials.space
@@ -101,7 +101,7 @@ def test_single_faults_are_distinct_and_uniform_over_layers_steps_and_bits(progr
 
 
 def test_every_fault_of_a_small_space_comes_once(program: Program) -> None:
-    trials = Trials(program, SingleFault("feature", ("fc3",)), seed=1, images=1, data=4)
+    trials = TrialSequence(program, SingleFault("feature", ("fc3",)), seed=1, images=1, data=4)
     assert trials.most == 80
     assert len({trials.trial(n).place for n in range(80)}) == 80
     with pytest.raises(IndexError):
@@ -110,9 +110,9 @@ def test_every_fault_of_a_small_space_comes_once(program: Program) -> None:
 
 def test_a_trial_is_a_function_of_seed_and_number(program: Program) -> None:
     for faults in (SingleFault(("mac", "weight")), SoftErrors(1e-4), SoftErrors(1e-5, per="mac")):
-        trials = Trials(program, faults, seed=5, images=8, data=100)
-        again = Trials(replace(program), faults, seed=5, images=8, data=100)
-        other = Trials(program, faults, seed=6, images=8, data=100)
+        trials = TrialSequence(program, faults, seed=5, images=8, data=100)
+        again = TrialSequence(replace(program), faults, seed=5, images=8, data=100)
+        other = TrialSequence(program, faults, seed=6, images=8, data=100)
         for number in (17, 3):
             a, b = trials.trial(number), again.trial(number)
             assert a.plan == b.plan
@@ -124,15 +124,15 @@ def test_a_trial_is_a_function_of_seed_and_number(program: Program) -> None:
 
 
 def test_one_fault_meets_every_image_of_its_trial(program: Program) -> None:
-    trial = Trials(program, SingleFault("feature"), seed=1, images=5, data=50).trial(0)
+    trial = TrialSequence(program, SingleFault("feature"), seed=1, images=5, data=50).trial(0)
     assert trial.plan.image.tolist() == [0, 1, 2, 3, 4]
     assert len(set(trial.plan.output.tolist())) == len(set(trial.plan.bit.tolist())) == 1
-    weight = Trials(program, SingleFault("weight"), seed=1, images=5, data=50).trial(0)
+    weight = TrialSequence(program, SingleFault("weight"), seed=1, images=5, data=50).trial(0)
     assert weight.plan.image.tolist() == [EVERY_IMAGE]
 
 
 def test_images_of_trials_are_drawn_evenly_without_replacement(program: Program) -> None:
-    trials = Trials(program, SingleFault("feature"), seed=2, images=10, data=40)
+    trials = TrialSequence(program, SingleFault("feature"), seed=2, images=10, data=40)
     drawn = [trials.trial(n).images for n in range(400)]
     assert all(len(np.unique(images)) == 10 for images in drawn)
     # Without replacement within a trial: less spread than the multinomial, which chi-square then only overstates.
@@ -155,9 +155,9 @@ def test_what_the_network_does_not_have_is_refused(program: Program) -> None:
     with pytest.raises(ValueError, match="no layer 'conv9'; this network has conv1"):
         FaultSpace(program, ("mac",), layers=("conv9",))
     with pytest.raises(SpaceError, match="from 1 to 10 images"):
-        Trials(program, SingleFault(), 0, 11, 10)
+        TrialSequence(program, SingleFault(), 0, 11, 10)
     with pytest.raises(SpaceError, match="seed must be 0 or more"):
-        Trials(program, SingleFault(), -1, 1, 10)
+        TrialSequence(program, SingleFault(), -1, 1, 10)
 
 
 def test_fault_models_are_described_by_all_that_decides_them() -> None:
