@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from host import models
+from host.campaign.campaign import Campaign
+from host.campaign.stop import HalfWidth, Minutes, Trials
+from host.campaign.trials import SingleFault
 from host.compiler.compile import compile
 from host.datasets import data, imagenet
 from host.datasets.data import Dataset
@@ -18,18 +21,23 @@ from host.training.twin import Twin, attach
 from hw.config import Config
 
 __all__ = [
+    "Campaign",
     "Config",
     "Dataset",
     "Device",
     "Evaluation",
     "Fault",
     "FaultPlan",
+    "HalfWidth",
     "LaunchReport",
+    "Minutes",
     "Paired",
     "Program",
     "Rate",
     "Recipe",
+    "SingleFault",
     "SoftErrors",
+    "Trials",
     "Twin",
     "attach",
     "by_accuracy",
