@@ -18,6 +18,8 @@ for _command in (
     "campaign",
     "pretrain",
     "compiling",
+    "estimate",
+    "photos",
     "version",
     "bench",
 ):

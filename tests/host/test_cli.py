@@ -34,7 +34,7 @@ def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_help_lists_every_command() -> None:
     said = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "version"):
+    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "estimate", "photos", "version"):
         assert command in said
 
 
