@@ -37,7 +37,7 @@ def bench_hardware(
     bytes_per_cycle: Annotated[int, typer.Option(min=1, help="Bandwidth of the memory.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
-    """Cycles of AlexNet's layers (16x8: on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
+    """Cycles of AlexNet's layers (on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
     from benchmarks import hardware
 
     results = []
@@ -51,10 +51,7 @@ def bench_hardware(
             def note(layer: str, array: str = array, status: Any = status) -> None:
                 status.update(f"{array}: {layer}")
 
-            if array in hardware.ON_RTL:
-                results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
-            else:
-                results += hardware.model("alexnet", array, bytes_per_cycle=bytes_per_cycle)
+            results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
             results += hardware.model("vgg16", array, bytes_per_cycle=bytes_per_cycle)
     if as_json:
         print(json.dumps(hardware.as_dict(results)))
