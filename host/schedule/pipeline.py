@@ -227,7 +227,7 @@ class Pipeline:
                         asks = max(asks, self.given_up[look].at(keep - 1))
                     yield asks
                     # Before the array can begin; the weights of a job after the one whose features load can wait.
-                    own = self.computes[-1][2] if self.computing else job
+                    own = self.computes[-1][2] if self.computes else job
                     loading = own.early and (own.loaded is None or own.loaded > self.clock.now)
                     self.reads.urgent[WEIGHTS] = number == 0 and not (loading and own is not job)
                     yield from self.reads.ask(WEIGHTS, burst)
@@ -309,6 +309,14 @@ class Pipeline:
 
     # -- the array
 
+    def _give_up(self, end: int, words: int, first: int, last: int, issued: int) -> None:
+        """Words up to `end` are used for the last time, from cycle `first` to `last`; the last of them when issued."""
+        if issued > last and words > 1:
+            self.given_up.append(Burst(end - 1, words - 1, first + 1, last))
+            words = 1
+        self.given_up.append(Burst(end, words, first + 1 if words > 1 else issued + 1, issued + 1))
+        self.released.fire()
+
     def _array(self) -> Process:
         word = group = 0  # weight words and output groups so far
         used = 0  # bursts of weights used
@@ -351,11 +359,10 @@ class Pipeline:
                                 self.released.fire()
                             last = max(first + here - 1, burst.at(word + here - 1))
                             word, left, issue = word + here, left - here, last + 1
-                            if left == 0:
-                                last = outputs.issue(last)
+                            issued = outputs.issue(last) if left == 0 else last
                             if final:
-                                self.given_up.append(Burst(word, here, first + 1, last + 1))
-                                self.released.fire()
+                                self._give_up(word, here, first, last, issued)
+                            last = issued
                             used += word == burst.end
                         waited += last + 1 - step - steps
                         yield from outputs.take(last)
@@ -370,10 +377,10 @@ class Pipeline:
                         if fast is not None:
                             at, last = at + fast[0], fast[1]
                         else:
-                            first, last = earliest, outputs.issue(last)
+                            issued = outputs.issue(last)
                             if final:
-                                self.given_up.append(Burst(word, steps, first + 1, last + 1))
-                                self.released.fire()
+                                self._give_up(word, steps, earliest, last, issued)
+                            last = issued
                             yield from outputs.take(last)
                             at += 1
                     step = earliest = last + 1

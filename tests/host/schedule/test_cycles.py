@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.cycles import MEMORIES, errors
 from host.compiler.compile import compile as compile_network
 from host.devices.runtime import Runtime
 from host.devices.simulation import SimulationDevice
 from host.models import lenet5
 from host.schedule.cycles import Memory, estimate
 from host.schedule.launch import schedule
-from host.verification.cases import CONFIGS, random_case
-from host.verification.verify import run_case
+from host.verification.cases import CONFIGS
 from hw.config import Config
 
 
@@ -39,40 +37,22 @@ def test_lenets_cycles_are_predicted_within_two_percent(config: Config, memory: 
             assert sum(job.ideal for job in predicted.jobs) == outputs.report.mac_cycles
 
 
-MEMORIES = (Memory(), Memory(100, 4.0), Memory(8, 2.0), Memory(200), Memory(64, 7.5))
-"""Bandwidths from a sixteenth of a beat to a whole one a cycle, also no whole fraction; latencies short and long."""
-
-
-def errors(config: Config, memory: Memory, seed: int, numbers: range) -> list[float]:
-    """Relative errors of the predicted cycles of random networks' launches, with and without write-back."""
-    found = []
-    with SimulationDevice(
-        config,
-        processes=1,
-        memory_bytes=1 << 24,
-        latency=memory.latency,
-        bytes_per_cycle=memory.bytes_per_cycle,
-    ) as device:
-        for number in numbers:
-            case = replace(random_case(seed, number, configs=(config,)), plan=None, units=1)
-            for snapshot in run_case(case, device):
-                found.append(estimate(snapshot.launch, memory).cycles / snapshot.report.cycles - 1)
-    return found
-
-
 @pytest.mark.parametrize("memory", MEMORIES[:3], ids=str)
 @pytest.mark.parametrize("config", [CONFIGS[3], CONFIGS[5]], ids=["16x8", "tiled"])
 def test_random_launches_cycles_are_predicted_within_two_percent(config: Config, memory: Memory) -> None:
-    assert max(map(abs, errors(config, memory, 9, range(6)))) <= 0.02
+    for predicted, counted in errors(config, memory, 9, range(6)):
+        assert predicted == pytest.approx(counted, rel=0.02)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CONFIGS)))
 def test_random_launches_cycles_are_predicted_on_every_accelerator_and_memory(number: int) -> None:
-    found = [e for at, memory in enumerate(MEMORIES) for e in errors(CONFIGS[number], memory, 10, range(at, 25, 5))]
-    assert len(found) >= 25
-    assert max(map(abs, found)) <= 0.02
-    assert np.median(np.abs(found)) <= 0.002
+    config = CONFIGS[number]
+    found = [pair for at, memory in enumerate(MEMORIES) for pair in errors(config, memory, 10, range(at, 30, 10))]
+    assert len(found) >= 30
+    for predicted, counted in found:
+        assert predicted == pytest.approx(counted, rel=0.02)
+    assert np.median([abs(predicted / counted - 1) for predicted, counted in found]) <= 0.002
 
 
 def test_a_slow_memory_makes_fully_connected_layers_memory_bound_and_leaves_convolutions_compute_bound() -> None:
