@@ -54,59 +54,64 @@ class Pace:
         return max(cycle, -(-self._next // SUBCYCLES))
 
 
+Answer = Callable[[int, int], None]
+"""Told in which cycles a burst's first beat is there and its last one has been taken, by then at the latest."""
+
+
 @dataclass
 class _Asking:
     """A reader's next burst."""
 
     burst: int
-    words: tuple[int, ...]
-    held: Callable[[int, int], int]
+    answer: Answer
+    words: tuple[int, int, int] | None
+    held: Callable[[int, int], int] | None
     granted: Signal
-    answer: tuple[int, int, int] | None = None
 
 
 class ReadChannel:
-    """Several readers on one channel: the urgent first, then by their index; bursts are answered in order.
-
-    Beats are taken as they come, but for those of the feature loader, which takes a word a cycle.
-    """
+    """Several readers on one channel: the urgent first, then by their index; bursts are answered in order."""
 
     def __init__(self, clock: Clock, config: Config, memory: Memory, readers: int) -> None:
         self._clock = clock
         self._latency = max(1, memory.latency)
         self._pace = Pace(memory.interval(config))
         self._asking: list[_Asking | None] = [None] * readers
-        self._ends: deque[int] = deque([-1] * axi.OUTSTANDING, axi.OUTSTANDING)
+        self._in_flight: deque[tuple[int, _Asking]] = deque()
+        self._moving: tuple[int, int] | None = None
+        """Cycles of the first and the last beat of the oldest burst in flight, if the reader held none up."""
+        self._settling = False
+        self._ends: list[int] = []
         self._free = 0  # the address register
-        self._end = -1  # of the last beat
         self._deciding = False
+        self.granted = 0
+        """Cycle in which the latest burst was granted."""
         self.urgent = [False] * readers
 
     def ask(
         self,
         reader: int,
         burst: int,
-        words: tuple[int, ...] = (),
-        held: Callable[[int, int], int] = lambda begin, end: 0,
+        answer: Answer,
+        words: tuple[int, int, int] | None = None,
+        held: Callable[[int, int], int] | None = None,
     ) -> Iterator[Signal]:
-        """Ask for a burst now, and yield until it is granted: then `granted`, `first` and `last` say when that was, and
-        when its first beat is there and its last one has been taken.
+        """Ask for a burst now, and yield until it is granted.
 
         Parameters
         ----------
         reader, burst : int
             Position of the reader; beats.
+        answer : callable
         words : tuple of int
-            Words of the first beat, of one between, and of the last, if a reader takes a cycle for each.
+            Words of the first beat, of one between, and of the last, if the reader takes a cycle for each.
         held : callable
-            Cycles from `begin` to `end` in which it takes none.
+            Cycles of those from `begin` to `end` in which it takes none, as far as they are past.
         """
-        asking = _Asking(burst, words, held, Signal(self._clock))
+        asking = _Asking(burst, answer, words, held, Signal(self._clock))
         self._asking[reader] = asking
         self._decide_at(self._clock.now)
         yield asking.granted
-        assert asking.answer is not None
-        self.granted, self.first, self.last = asking.answer
 
     def _decide_at(self, cycle: int) -> None:
         if not self._deciding:
@@ -119,8 +124,13 @@ class ReadChannel:
         waiting = [index for index, asking in enumerate(self._asking) if asking is not None]
         if not waiting:
             return
-        # An entry of the queue is free in the cycle after the oldest burst's last beat.
-        free = max(self._free, self._ends[0] + 1)
+        free = self._free
+        oldest = len(self._ends) + len(self._in_flight) - axi.OUTSTANDING
+        if oldest >= len(self._ends):
+            return  # the queue is full, and decides when its oldest burst has ended
+        if oldest >= 0:
+            # Its entry is free in the cycle after its last beat.
+            free = max(free, self._ends[oldest] + 1)
         if now < free:
             self._decide_at(free)
             return
@@ -129,27 +139,47 @@ class ReadChannel:
         assert asking is not None
         self._asking[reader] = None
         self._free = now + 1
-        begin = max(now + 1 + self._latency, self._end + 1)
-        first, end = self._beats(begin, asking.burst, asking.words)
-        self._end = end + asking.held(first, end)
-        while (later := end + asking.held(first, self._end)) > self._end:
-            self._end = later
-        self._ends.append(self._end)
-        asking.answer = now, first, self._end
+        self._in_flight.append((now + 1 + self._latency, asking))
+        self.granted = now
         asking.granted.fire()
         if len(waiting) > 1:
             self._decide_at(now + 1)
+        if not self._settling:
+            self._move()
 
-    def _beats(self, begin: int, beats: int, words: tuple[int, ...]) -> tuple[int, int]:
+    def _move(self) -> None:
+        """Find out when the bursts in flight move, as far as that can be known now."""
+        self._settling = False
+        while self._in_flight:
+            due, asking = self._in_flight[0]
+            if self._moving is None:
+                self._moving = self._beats(max(due, self._ends[-1] + 1 if self._ends else 0), asking)
+            first, last = self._moving
+            if asking.held is not None:
+                end = last
+                while (later := last + asking.held(first, end)) > end:
+                    end = later
+                if self._clock.now < end:
+                    self._settling = True
+                    self._clock.at_end(end, self._move)
+                    return
+                last = end
+            self._moving = None
+            self._in_flight.popleft()
+            self._ends.append(last)
+            asking.answer(first, last)
+            self._decide_at(self._clock.now)
+
+    def _beats(self, begin: int, asking: _Asking) -> tuple[int, int]:
         """Cycles in which the first beat is there, and in which the last has been taken."""
         first = self._pace.after(begin)
-        if not words:
-            return first, self._pace.beats(begin, beats)
-        at_first, middle, at_last = words
+        if asking.words is None:
+            return first, self._pace.beats(begin, asking.burst)
+        at_first, middle, at_last = asking.words
         last = self._pace.beats(begin, 1) + at_first - 1
-        if beats > 2:
-            last = self._pace.beats(last + 1, beats - 2, middle) + middle - 1
-        if beats > 1:
+        if asking.burst > 2:
+            last = self._pace.beats(last + 1, asking.burst - 2, middle) + middle - 1
+        if asking.burst > 1:
             last = self._pace.beats(last + 1, 1) + at_last - 1
         return first, last
 

@@ -140,12 +140,14 @@ class Pipeline:
         beats, asks = ceil_div(descriptor.USED_BYTES, self.config.port_bytes), 3
         for index in range(len(self.jobs)):
             yield asks
-            yield from self.reads.ask(DESCRIPTORS, beats)
-            self.fetched.append(self.reads.last + 1)
-            self.changed.fire()
+            yield from self.reads.ask(DESCRIPTORS, beats, self._descriptor_there)
             while len(self.taken) <= index:
                 yield self.changed
             asks = self.taken[index] + 3
+
+    def _descriptor_there(self, first: int, last: int) -> None:
+        self.fetched.append(last + 1)
+        self.changed.fire()
 
     def _stage(self) -> Process:
         """The loading stage: a descriptor stays until it has loaded, and the job before has computed."""
@@ -230,18 +232,22 @@ class Pipeline:
                     own = self.computes[-1][2] if self.computes else job
                     loading = own.early and (own.loaded is None or own.loaded > self.clock.now)
                     self.reads.urgent[WEIGHTS] = number == 0 and not (loading and own is not job)
-                    yield from self.reads.ask(WEIGHTS, burst)
-                    first, last = self.reads.first, self.reads.last
-                    begin, asked = asked, asked + burst
-                    words = asked // beats - begin // beats
-                    if words:
-                        # The first word may have begun in the burst before.
-                        spread = (last - first) * (words - 1) * beats // max(1, burst - 1)
-                        self.weight_bursts.append(Burst(asked // beats, words, last + 1 - spread, last + 1))
-                        self.arrived.fire()
+                    yield from self.reads.ask(WEIGHTS, burst, partial(self._weights_there, asked, burst))
+                    asked += burst
                     asks = self.reads.granted + 2
                     idle = self.reads.granted + 1
             free = accepted + 1
+
+    def _weights_there(self, begin: int, burst: int, first: int, last: int) -> None:
+        """Beats from `begin` on (of the launch) have been granted."""
+        beats = self.word_beats
+        end = (begin + burst) // beats
+        words = end - begin // beats
+        if words:
+            # The first word may have begun in the burst before.
+            spread = (last - first) * (words - 1) * beats // max(1, burst - 1)
+            self.weight_bursts.append(Burst(end, words, last + 1 - spread, last + 1))
+            self.arrived.fire()
 
     def _params(self) -> Process:
         config = self.config
@@ -261,15 +267,20 @@ class Pipeline:
                         yield self.released
                     accepted = max(accepted, self.params_taken[groups - PARAM_GROUPS])
                 asks = accepted + 2
+                left = beats
                 for burst in self._bursts(record["param_addr"] + group * size, beats, min(beats, axi.MAX_BEATS)):
                     yield asks
-                    yield from self.reads.ask(PARAMS, burst)
-                    asks, last = self.reads.granted + 2, self.reads.last
+                    left -= burst
+                    yield from self.reads.ask(PARAMS, burst, partial(self._params_come, left))
+                    asks = self.reads.granted + 2
                 idle = self.reads.granted + 1
                 groups += 1
-                self.params_there.append(last + 1)
-                self.arrived.fire()
             free = accepted + 1
+
+    def _params_come(self, left: int, first: int, last: int) -> None:
+        if left == 0:
+            self.params_there.append(last + 1)
+            self.arrived.fire()
 
     def _features(self) -> Process:
         config = self.config
@@ -292,20 +303,30 @@ class Pipeline:
                     for burst in self._bursts(addr, beats, axi.MAX_BEATS):
                         yield asks
                         # Words of the first beat, of those between, and of the last.
-                        counts = tuple(
-                            min(slot + words, (beat + 1) * slots) - max(slot, beat * slots)
-                            for beat in (at, at + 1, at + burst - 1)
+                        counts = (
+                            min(slot + words, (at + 1) * slots) - max(slot, at * slots),
+                            slots,
+                            min(slot + words, (at + burst) * slots) - max(slot, (at + burst - 1) * slots),
                         )
-                        yield from self.reads.ask(FEATURES, burst, counts, held)
-                        asks, last, at = self.reads.granted + 2, self.reads.last, at + burst
+                        at += burst
+                        ends = at == beats and segment == record["load_segments"] - 1
+                        rows = (number + 1) * record["load_rows"] if ends else None
+                        answer = partial(self._features_there, job, rows, ends and word + words == total)
+                        yield from self.reads.ask(FEATURES, burst, answer, counts, held)
+                        asks = self.reads.granted + 2
                     accepted = idle = self.reads.granted + 1
-                if record["load_chunk"]:
-                    job.rows.append(((number + 1) * record["load_rows"], last + 1))
-                    self.arrived.fire()
+            while job.loaded is None:
+                yield self.changed
+
+    def _features_there(self, job: _Job, rows: int | None, ended: bool, first: int, last: int) -> None:
+        """A burst has come: the last of a chunk (of rows), or of all."""
+        if rows:
+            job.rows.append((rows, last + 1))
+        if ended:
             job.loaded = self.loaded = last + 1
             self.loading = 0
-            self.arrived.fire()
             self.changed.fire()
+        self.arrived.fire()
 
     # -- the array
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,13 +58,14 @@ def granted(urgent: list[bool], asking: list[tuple[int, int]], latency: int = 10
 
     def reader(index: int, cycle: int, beats: int) -> Process:
         yield cycle
-        yield from channel.ask(index, beats)
-        found.append((index, channel.granted, channel.first, channel.last))
+        answers: list[tuple[int, int]] = []
+        yield from channel.ask(index, beats, lambda first, last: answers.append((first, last)))
+        found.append((index, channel.granted, answers))
 
     for index, (cycle, beats) in enumerate(asking):
         clock.resume(0, reader(index, cycle, beats))
     clock.run()
-    return found
+    return [(index, cycle, *answers[0]) for index, cycle, answers in found]
 
 
 def test_a_burst_is_answered_after_the_latency_and_in_order() -> None:
@@ -81,9 +84,8 @@ def test_no_more_bursts_are_in_flight_than_the_queue_holds() -> None:
 
     def reader() -> Process:
         for _ in range(3 * axi.OUTSTANDING):
-            yield from channel.ask(0, 2)
+            yield from channel.ask(0, 2, lambda _, last: ends.append(last))
             grants.append(channel.granted)
-            ends.append(channel.last)
             yield channel.granted + 1
 
     clock.resume(0, reader())
@@ -91,3 +93,23 @@ def test_no_more_bursts_are_in_flight_than_the_queue_holds() -> None:
     for at, cycle in enumerate(grants):
         assert sum(end >= cycle for end in ends[:at]) < axi.OUTSTANDING
     assert ends[-1] > 3 * 500, "every sixteen bursts wait for the latency"
+
+
+def test_words_that_the_reader_cannot_take_hold_up_all_that_follow() -> None:
+    clock, ends = Clock(), []
+    channel = ReadChannel(clock, Config(), Memory(10), 2)
+    busy = range(17, 22)  # the reader is held in these cycles, and knows no earlier
+
+    def held(begin: int, end: int) -> int:
+        return sum(begin <= cycle <= min(end, clock.now) for cycle in busy)
+
+    def reader(index: int, cycle: int, unpacks: bool) -> Process:
+        yield cycle
+        told = partial(lambda index, first, last: ends.append((index, first, last)), index)
+        yield from channel.ask(index, 2, told, (1, 2, 2) if unpacks else None, held if unpacks else None)
+
+    clock.resume(0, reader(0, 5, True))
+    clock.resume(0, reader(1, 6, False))
+    clock.run()
+    # Words in cycles 16, 22 and 23; then the other reader's two beats.
+    assert ends == [(0, 16, 23), (1, 24, 25)]
