@@ -273,7 +273,7 @@ class Outputs:
             self._at += 1
             if self._at == self._width * self._height:
                 self._at = 0
-                yield from self._lead()
+                yield from self._finish()
                 self.done = max(self._ready, self._free, self._across)
             return
         while self.pool.blocked:
@@ -301,12 +301,14 @@ class Outputs:
         return pad <= self._x < pad + self._width and pad <= self._y < pad + self._height
 
     def _lead(self) -> Generator[Signal, None, None]:
-        """Walk to the next position that takes an output; after the plane's last output, to the plane's end."""
-        ending = self._at == 0 and (self._x or self._y)
+        """Walk to the next position that takes an output."""
         while not self._real():
             yield from self._walk(self._ready)
-            if ending and self._x == self._y == 0:
-                return
+
+    def _finish(self) -> Generator[Signal, None, None]:
+        """After the plane's last output: walk to the plane's end."""
+        while self._x or self._y:
+            yield from self._walk(self._ready)
 
     def _walk(self, cycle: int) -> Generator[Signal, None, None]:
         """Leave a position in that cycle: a window that it finishes comes out two cycles later."""
