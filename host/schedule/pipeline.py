@@ -21,6 +21,16 @@ from hw.requantise import requantise_delay
 
 DESCRIPTORS, PARAMS, FEATURES, WEIGHTS = range(4)
 """Readers, in the order of the arbiter."""
+SIZING = 2
+"""Cycles from a burst reader's taking a region, or from a burst's being granted, to its asking for the next burst."""
+SETTLING = 2
+"""Cycles from the array's taking over a descriptor to the start of its stages."""
+PRIMING = 2
+"""Cycles from that to the first step."""
+QUEUED = 2
+"""Cycles of the output queue."""
+SABOTEURS = 2
+"""Cycles in which the fault instrumentation lets go of its lists, at the end of a launch."""
 
 
 class Span(NamedTuple):
@@ -52,9 +62,9 @@ class Burst(NamedTuple):
 class _Job:
     """A descriptor on its way."""
 
+    index: int
     record: dict[str, int]
     flags: int
-    began: int = 0
     rows: list[tuple[int, int]] = field(default_factory=list)
     """Input rows and the cycle from which on they are there, while its features load in chunks."""
     loaded: int | None = None
@@ -83,11 +93,13 @@ class Pipeline:
         self.params_delay = 1 + adders
         pipecnn = config.arithmetic == "pipecnn"
         self.stores = Stores(clock)
-        delay = 1 + adders + requantise_delay(pipecnn=pipecnn) + 4
+        # The step's register, the operands', the sum, the accumulator's, the requantiser, the queue.
+        delay = 2 + adders + 1 + requantise_delay(pipecnn=pipecnn) + QUEUED
         self.outputs = Outputs(config, delay, self.conv, self.pool, self.stores)
         names = descriptor.DTYPE.names or ()
         self.jobs = [
-            _Job(record := {name: int(row[name]) for name in names}, record["flags"]) for row in unit.descriptors
+            _Job(index, record := {name: int(row[name]) for name in names}, record["flags"])
+            for index, row in enumerate(unit.descriptors)
         ]
         self.spans: list[Span | None] = [None] * len(self.jobs)
         self.end = 0
@@ -137,13 +149,13 @@ class Pipeline:
 
     def _fetch(self) -> Process:
         """Fetch a descriptor when the one before has gone to the loading stage."""
-        beats, asks = ceil_div(descriptor.USED_BYTES, self.config.port_bytes), 3
+        beats, asks = ceil_div(descriptor.USED_BYTES, self.config.port_bytes), 1 + SIZING
         for index in range(len(self.jobs)):
             yield asks
             yield from self.reads.ask(DESCRIPTORS, beats, self._descriptor_there)
             while len(self.taken) <= index:
                 yield self.changed
-            asks = self.taken[index] + 3
+            asks = self.taken[index] + 1 + SIZING
 
     def _descriptor_there(self, first: int, last: int) -> None:
         self.fetched.append(last + 1)
@@ -191,7 +203,9 @@ class Pipeline:
             free = max(ready, self.computed) + 1
         while self.computing or self.conv.busy or self.pool.busy:
             yield self.changed if self.computing else (self.conv if self.conv.busy else self.pool).progress
-        self.end = max(through, self.computed, self.conv.idle, self.pool.idle, self.writes.idle) + 2 * self.saboteur
+        self.end = (
+            max(through, self.computed, self.conv.idle, self.pool.idle, self.writes.idle) + SABOTEURS * self.saboteur
+        )
 
     # -- the loaders
 
@@ -218,7 +232,7 @@ class Pipeline:
             for number in range(record["groups_out"] * record["weight_passes"]):
                 accepted = max(taken + 1, idle)
                 addr = record["weight_addr"] + number // record["weight_passes"] * size
-                asks = accepted + 2
+                asks = accepted + SIZING
                 for burst in self._bursts(addr, record["steps"] * beats, longest):
                     keep = ceil_div(asked + burst, beats) - config.weight_words
                     if keep > 0:
@@ -234,7 +248,7 @@ class Pipeline:
                     self.reads.urgent[WEIGHTS] = number == 0 and not (loading and own is not job)
                     yield from self.reads.ask(WEIGHTS, burst, partial(self._weights_there, asked, burst))
                     asked += burst
-                    asks = self.reads.granted + 2
+                    asks = self.reads.granted + SIZING
                     idle = self.reads.granted + 1
             free = accepted + 1
 
@@ -266,13 +280,13 @@ class Pipeline:
                     while len(self.params_taken) <= groups - PARAM_GROUPS:
                         yield self.released
                     accepted = max(accepted, self.params_taken[groups - PARAM_GROUPS])
-                asks = accepted + 2
+                asks = accepted + SIZING
                 left = beats
                 for burst in self._bursts(record["param_addr"] + group * size, beats, min(beats, axi.MAX_BEATS)):
                     yield asks
                     left -= burst
                     yield from self.reads.ask(PARAMS, burst, partial(self._params_come, left))
-                    asks = self.reads.granted + 2
+                    asks = self.reads.granted + SIZING
                 idle = self.reads.granted + 1
                 groups += 1
             free = accepted + 1
@@ -299,7 +313,7 @@ class Pipeline:
                 for segment in range(record["load_segments"]):
                     addr = record["load_addr"] + segment * record["load_stride"] + word * config.vec
                     slot = addr % config.port_bytes // config.vec
-                    beats, at, asks = ceil_div(slot + words, slots), 0, accepted + 2
+                    beats, at, asks = ceil_div(slot + words, slots), 0, accepted + SIZING
                     for burst in self._bursts(addr, beats, axi.MAX_BEATS):
                         yield asks
                         # Words of the first beat, of those between, and of the last.
@@ -313,7 +327,7 @@ class Pipeline:
                         rows = (number + 1) * record["load_rows"] if ends else None
                         answer = partial(self._features_there, job, rows, ends and word + words == total)
                         yield from self.reads.ask(FEATURES, burst, answer, counts, held)
-                        asks = self.reads.granted + 2
+                        asks = self.reads.granted + SIZING
                     accepted = idle = self.reads.granted + 1
             while job.loaded is None:
                 yield self.changed
@@ -348,8 +362,8 @@ class Pipeline:
             began, ready, job = self.computes[index]
             record, flags = job.record, job.flags
             waited = max(0, ready - self.computed) if index else 0
-            outputs.begin(record, began + 2)
-            step = began + 4  # the next one's cycle, if nothing is missing
+            outputs.begin(record, began + SETTLING)
+            step = began + SETTLING + PRIMING  # the next one's cycle, if nothing is missing
             steps, width = record["steps"], record["out_w"]
             count = record["images"] * record["out_h"] * width
             streaming = bool(flags & Flag.STREAM)
@@ -408,7 +422,7 @@ class Pipeline:
                 group += 1
             while job.early and job.loaded is None:
                 yield self.arrived
-            end = max(began + 4, outputs.done, step, job.loaded or 0 if job.early else 0)
-            self.spans[self.jobs.index(job)] = Span(began, end, waited)
+            end = max(began + SETTLING + 2, outputs.done, step, job.loaded or 0 if job.early else 0)
+            self.spans[job.index] = Span(began, end, waited)
             self.computed, self.computing = end + 1, 0
             self.changed.fire()
