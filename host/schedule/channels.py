@@ -22,10 +22,15 @@ class Memory:
     latency: int = 32
     bytes_per_cycle: float | None = None
 
+    def beat(self, config: Config) -> float:
+        """Cycles of a full beat."""
+        rate = config.port_bytes if self.bytes_per_cycle is None else min(self.bytes_per_cycle, config.port_bytes)
+        return config.port_bytes / rate
+
     def interval(self, config: Config) -> int:
         """Fewest sub-cycles between full beats."""
-        rate = config.port_bytes if self.bytes_per_cycle is None else min(self.bytes_per_cycle, config.port_bytes)
-        return config.port_bytes * SUBCYCLES**2 // max(1, round(SUBCYCLES * rate))
+        rate = round(SUBCYCLES * config.port_bytes / self.beat(config))
+        return config.port_bytes * SUBCYCLES**2 // max(1, rate)
 
 
 class Pace:
