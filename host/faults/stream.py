@@ -48,7 +48,7 @@ class PlanStream:
             yield first, self.images(first, min(batch, images - first))
 
     def check(self, program: Program) -> None:
-        """Raise `PlanError` unless the program has the layers for which faults are drawn; `ConditionError` for conditions."""
+        """Raise `PlanError` unless the program has those layers, `ConditionError` unless it can meet the conditions."""
         if self.conditions is not None:
             self.conditions.check(program.config)
         if program.names != self.program.names:
