@@ -235,6 +235,19 @@ def test_ctrl_c_stores_what_is_being_worked_on(whole: Path, tmp_path: Path) -> N
     assert rows(tmp_path) == rows(whole)
 
 
+def test_ctrl_c_at_a_terminal_reaches_all_processes_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    process = spawn(tmp_path, 2000)
+    while stored(tmp_path) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert b"Interrupted: stopped after" in output
+    assert process.returncode != 0
+    small.run(tmp_path, [Trials(60)], 0)
+    assert [row for row in rows(tmp_path) if row[0] < 60] == rows(whole)
+
+
 def test_a_pool_whose_workers_always_die_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = small.campaign()
     campaign.prepare(tmp_path).close()
