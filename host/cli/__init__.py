@@ -15,6 +15,7 @@ for _command in (
     "doctor",
     "demo",
     "verify",
+    "conformance",
     "campaign",
     "pretrain",
     "compiling",
@@ -22,6 +23,7 @@ for _command in (
     "photos",
     "version",
     "bench",
+    "timing",
 ):
     import_module(f"host.cli.{_command}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from host.faults.plan import FaultPlan, PlanError
 
 if TYPE_CHECKING:
+    from host.faults.conditions import Conditions
     from host.faults.models import Fault
     from host.program.program import Program
 
@@ -36,13 +37,20 @@ class PlanStream:
         """The flips that concern images `first` to `first + count - 1`, and those in weights."""
         return self.fault.draw(self.program, first, count, self.seed)
 
+    @property
+    def conditions(self) -> Conditions | None:
+        """What holds throughout the run: those of the fault."""
+        return self.fault.conditions
+
     def batches(self, images: int, batch: int) -> Iterator[tuple[int, FaultPlan]]:
         """First image and flips of consecutive batches of at most `batch` images."""
         for first in range(0, images, batch):
             yield first, self.images(first, min(batch, images - first))
 
     def check(self, program: Program) -> None:
-        """Raise `PlanError` unless the program has the layers for which faults are drawn."""
+        """Raise `PlanError` unless the program has those layers, `ConditionError` unless it can meet the conditions."""
+        if self.conditions is not None:
+            self.conditions.check(program.config)
         if program.names != self.program.names:
             raise PlanError(
                 f"faults are drawn for layers {', '.join(self.program.names)}; "

