@@ -26,6 +26,7 @@ from host.campaign.worker import Bench
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
+from host.faults.stuck import StuckAt
 from tests.host.campaign import small
 
 ROOT = Path(__file__).parents[3]
@@ -103,6 +104,20 @@ def test_rates_give_trials_without_places(tmp_path: Path) -> None:
         found = store.query("SELECT layer, bit, flips FROM trial")
         assert store.query("SELECT COUNT(*) FROM outcome WHERE stage IS NOT NULL") == [(0,)]
     assert all(layer is None and bit is None and flips > 0 for layer, bit, flips in found)
+
+
+def test_permanent_faults_hit_every_trial_but_not_protected_layers(tmp_path: Path) -> None:
+    stuck = StuckAt(lane=1, bit=20, value=1)
+    twins = small.twins(protect="conv1", overclock=16)
+    twins["all"] = small.twins(overclock=16)["original"]
+    twins["all"].protect(twins["all"].layers)
+    campaign = Campaign(twins, stuck + SoftErrors(1e-6, per="mac"), small.Random.of(20), 4, 0, "reference")
+    assert campaign.fingerprint["faults"]["parts"][0]["conditions"] == stuck.conditions.digest
+    campaign.run(Trials(4), tmp_path, workers=0)
+    with Store(tmp_path / STORE) as store:
+        masked = {arm: int(store.count("masked", arm).successes.sum()) for arm in store.arms}
+    assert masked["all"] == 16
+    assert masked["original"] == 0
 
 
 # -- the same whatever happens
