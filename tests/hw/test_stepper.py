@@ -23,8 +23,20 @@ def test_issues_the_contracts_loop_nest(config: Config, pause: float) -> None:
     run_stage(Stepper, config, "tests.hw.test_stepper", pause)
 
 
+CHOICES = (
+    0,
+    Flag.STREAM,
+    Flag.PARTIAL,
+    Flag.CONTINUE | Flag.PARTIAL,
+    Flag.CONTINUE | Flag.MORE,
+    Flag.RESUME,
+)
+
+
 def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
     """(flags, feature address or None for padding, weight word in the job) of every step, by the definition."""
+    kept = FIRST * (not geometry["flags"] & Flag.CONTINUE) | LAST * (not geometry["flags"] & Flag.PARTIAL)
+    kept |= GROUP | PADDING
     g, word = geometry, 0
     steps = []
     per_group = g["groups_in"] * g["kernel_h"] * g["kernel_w"]
@@ -44,7 +56,8 @@ def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
                                 plane = base + image * g["src_image"] + z * g["src_plane"]
                                 row = (oy * g["stride_y"] - g["pad_y"]) * g["in_w"] + ky * g["src_tap"]
                                 address = (plane + row + x) % g["words"] if inside else None
-                                steps.append((flags, address, word if g["flags"] else group * per_group + step))
+                                own = word if g["flags"] & Flag.STREAM else group * per_group + step
+                                steps.append((flags & kept, address, own))
                                 step, word = step + 1, word + 1
     return steps
 
@@ -61,14 +74,16 @@ async def follows_the_loop_nest(dut: Any) -> None:
     await RisingEdge(dut.clk)
     dut.clear.value = 0
     modulus, base = 2 * config.weight_words, 0
-    for _ in range(8):
+    for _ in range(12):
+        flags = rng.choice(CHOICES)
+        one = bool(flags & Flag.ONE)
         kernel_h, kernel_w = rng.randrange(1, 4), rng.randrange(1, 4)
         in_h, in_w = rng.randrange(kernel_h, 7), rng.randrange(kernel_w, 7)
         pad_y, pad_x = rng.randrange(kernel_h), rng.randrange(kernel_w)
         stride_y, stride_x = rng.randrange(1, 4), rng.randrange(1, 4)
         groups_in = rng.randrange(1, 3)
         geometry = {
-            "flags": rng.choice((0, Flag.STREAM)),
+            "flags": flags,
             "in_h": in_h,
             "in_w": in_w,
             "out_h": (in_h + 2 * pad_y - kernel_h) // stride_y + 1,
@@ -80,8 +95,8 @@ async def follows_the_loop_nest(dut: Any) -> None:
             "pad_y": pad_y,
             "pad_x": pad_x,
             "groups_in": groups_in,
-            "groups_out": rng.randrange(1, 6),
-            "images": rng.randrange(1, 3),
+            "groups_out": 1 if one else rng.randrange(1, 6),
+            "images": 1 if one else rng.randrange(1, 3),
             "src_base": rng.randrange(9),
             "src_plane": in_h * in_w,
             "src_image": groups_in * in_h * in_w + rng.randrange(3),
@@ -89,7 +104,8 @@ async def follows_the_loop_nest(dut: Any) -> None:
             "src_step": rng.choice((0, in_h * in_w, rng.randrange(2**32))),
             "src_period": rng.randrange(1, 4),
         }
-        expected = walk({**geometry, "words": config.feature_words})
+        extents = {"out_h": 1, "out_w": 1} if one else {}
+        expected = walk({**geometry, **extents, "words": config.feature_words})
         per_group = groups_in * kernel_h * kernel_w
         outputs = len(expected) // per_group // geometry["groups_out"]
         dut.job.value = job(**geometry)
@@ -115,7 +131,7 @@ async def follows_the_loop_nest(dut: Any) -> None:
                 assert int(dut.slot.value) == issued
                 assert int(dut.weight_ptr.value) == (base + word) % modulus
                 group, output = word // per_group, issued // per_group % outputs
-                kept = word if output == outputs - 1 or geometry["flags"] else group * per_group
+                kept = word if output == outputs - 1 or geometry["flags"] & Flag.STREAM else group * per_group
                 assert int(dut.keep_ptr.value) == (base + kept) % modulus
                 assert int(dut.issued_last.value) == bool(flags & LAST)
                 assert int(dut.issued_group.value) == bool(flags & GROUP)
@@ -128,4 +144,4 @@ async def follows_the_loop_nest(dut: Any) -> None:
             await RisingEdge(dut.clk)
             if finished:
                 break
-        base += len(expected) if geometry["flags"] else geometry["groups_out"] * per_group
+        base += len(expected) if geometry["flags"] & Flag.STREAM else geometry["groups_out"] * per_group
