@@ -6,10 +6,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from host.compiler.limits import CompileError, check_accelerator, feature_words, is_fully_connected
+from host.compiler.limits import CompileError, check_accelerator, is_fully_connected
 from host.program import arrangement
 from host.program.layers import Layer, Operator, Placement
 from host.program.program import Program
+from host.schedule.tiling import MOST_EFFORT, effort, layer_words
 from hw.config import Config
 from hw.layout import output_groups
 
@@ -137,9 +138,14 @@ def _why(layer: Layer, config: Config) -> str:
     elif len(layer.sources) > 1 or layer.channels is not None:
         rearranged = "" if layer.channels is None else f"{layer.in_shape[0]} channels chosen "
         reasons.append(f"reads {rearranged}{'of' if rearranged else 'all of'} {', '.join(layer.sources)}")
-    needed = feature_words(layer.in_shape, config.vec) * config.vec
-    if needed > config.feature_bytes:
-        reasons.append(f"in tiles: its input takes {needed:,} bytes, a feature buffer holds {config.feature_bytes:,}")
+    cut = effort(layer, config)
+    if cut:
+        needed, width = layer_words(layer, config) * config.vec, layer.out_shape[2]
+        how = "output by output" if cut == MOST_EFFORT else "in tiles"
+        if needed > config.feature_bytes:
+            reasons.append(f"{how}: its input takes {needed:,} bytes, a feature buffer holds {config.feature_bytes:,}")
+        else:
+            reasons.append(f"{how}: its pooled rows have {width} pixels, the line buffer holds {config.pool_columns}")
     return "; ".join(reasons) or "fits"
 
 

@@ -108,6 +108,7 @@ class _Model:
             flags = int(record["flags"])
             groups, steps = int(record["groups_out"]), int(record["steps"])
             outputs = int(record["images"]) * int(record["out_h"]) * int(record["out_w"])
+            outputs = 1 if flags & Flag.ONE else outputs
             taken = max(fetched, free) + 1
             fetched = taken + fetch
             loaded = taken + 1
@@ -145,7 +146,10 @@ class _Model:
                 released.append((words, now))
             del released[:-64]
             channel = arrive
-            ended = max(now + self.drain, first + self._outputs(record)) + (3 if flags & Flag.POOL else 0)
+            if flags & (Flag.PARTIAL | Flag.MORE):
+                ended = now
+            else:
+                ended = max(now + self.drain, first + self._outputs(record)) + (3 if flags & Flag.POOL else 0)
             if flags & (Flag.WRITE_CONV | Flag.WRITE_POOL):
                 written = ended + self.latency
             bound = "memory" if waited > 0.1 * (ended - advanced) else "compute"
@@ -173,6 +177,8 @@ class _Model:
         config = self.config
         planes = int(record["groups_out"]) * int(record["images"])
         flags = int(record["flags"])
+        if flags & Flag.RESUME:
+            return self.drain
         conv = planes * int(record["out_h"]) * int(record["out_w"])
         final = planes * int(record["pool_h"]) * int(record["pool_w"])
         walk = conv

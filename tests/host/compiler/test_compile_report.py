@@ -60,10 +60,10 @@ def test_channels_that_fill_the_array_keep_it_busy() -> None:
 
 
 def test_a_layer_on_the_cpu_says_which_limit_it_exceeds() -> None:
-    net = nn.Sequential(nn.Conv2d(8, 8, 13), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     program = compiled(net, 8, 20, 20, fallback="cpu")
     first, second = compile_report.costs(program)
-    assert (first.runs_on, first.why) == ("cpu", "kernel edge 13 exceeds 11")
+    assert (first.runs_on, first.why) == ("cpu", "padding 3x3 is not smaller than the kernel 3x3")
     assert (second.runs_on, second.why) == ("accelerator", "fits")
     assert compile_report.headline(program).endswith("; on the CPU: 0")
 
