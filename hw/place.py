@@ -22,7 +22,7 @@ class OutputPlace(wiring.Component):
     Members
     -------
     start : In(1)
-        Go to the first output. The extents stay constant until the last.
+        Go to the first output. The extents and distances stay constant until the last.
     advance : In(1)
         Go to the next output.
     width, height, images : In(16)
@@ -76,6 +76,9 @@ class OutputPlace(wiring.Component):
         x, y, image = Signal(16, reset_less=True), Signal(16, reset_less=True), Signal(16, reset_less=True)
         group_base, image_base = Signal(self._bits, reset_less=True), Signal(self._bits, reset_less=True)
         next_image, next_group = Signal(self._bits), Signal(self._bits)
+        # Constant within a job, and registered: the address then is one addition away, as it is within a row.
+        across = Signal(32, reset_less=True)
+        m.d.sync += across.eq(self.pixel + self.gap)
         m.d.comb += [
             next_image.eq(image_base + self.image),
             next_group.eq(group_base + self.plane * parts),
@@ -85,7 +88,7 @@ class OutputPlace(wiring.Component):
         with m.If(self.advance):
             m.d.sync += [x.eq(x + 1), self.addr.eq(self.addr + self.pixel)]
             with m.If(self.last_of_row):
-                m.d.sync += [x.eq(0), y.eq(y + 1), self.addr.eq(self.addr + self.pixel + self.gap)]
+                m.d.sync += [x.eq(0), y.eq(y + 1), self.addr.eq(self.addr + across)]
             with m.If(self.last_of_plane):
                 m.d.sync += [y.eq(0), image.eq(image + 1), image_base.eq(next_image), self.addr.eq(next_image)]
                 with m.If(image == self.images - 1):

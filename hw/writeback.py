@@ -103,8 +103,9 @@ class WriteBack(wiring.Component):
             stage_write.en.eq(take & self.enable),
         ]
         # A chunk is a run of memory: it ends with the row unless the next row adjoins.
-        ends = Signal()
-        m.d.comb += ends.eq((at == CHUNK - 1) | place.last_of_plane | (place.last_of_row & self.gap.any()))
+        ends, apart = Signal(), Signal()
+        m.d.sync += apart.eq(self.gap.any())
+        m.d.comb += ends.eq((at == CHUNK - 1) | place.last_of_plane | (place.last_of_row & apart))
         left = Signal(17)  # channel groups of this output that are written
         m.d.comb += left.eq(Mux(self.groups > place.group, self.groups - place.group, 0))
         with m.If(take & self.enable):
