@@ -17,6 +17,8 @@ for _command in (
     "verify",
     "pretrain",
     "compiling",
+    "estimate",
+    "photos",
     "version",
     "bench",
 ):

@@ -264,6 +264,12 @@ def _restore(path: Path, twin: Twin, optimiser: torch.optim.SGD, identity: dict[
     return int(state["step"]), LaunchReport(**state["report"])
 
 
+def save_weights(path: Path, net: torch.nn.Module) -> None:
+    """Write a network's weights as a file that `checkpoint_weights` reads: a training that needs no resuming."""
+    tensors = {f"net.{name}": tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
+    write_atomic(path, save(tensors, {"redline": json.dumps({"format": FORMAT})}))
+
+
 def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
     """The network's `state_dict` in a checkpoint.
 

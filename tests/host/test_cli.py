@@ -34,7 +34,7 @@ def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_help_lists_every_command() -> None:
     said = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "version"):
+    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "estimate", "photos", "version"):
         assert command in said
 
 
@@ -95,7 +95,7 @@ def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
     [
         (["demo", "--rates", "1e-3,many"], "not a list of numbers"),
         (["demo", "--rates", "2"], "lie between 0 and 1"),
-        (["demo", "--rates", "0.1,0.1"], "rates must differ"),
+        (["demo", "--rates", "0.1,0.1"], "numbers must differ"),
         (["demo", "--resume", "--restart"], "not both"),
         (["demo", "--resume", "--name", "absent", "--out", "nowhere"], "no run to resume"),
         (["verify", "--devices", "reference"], "at least two"),

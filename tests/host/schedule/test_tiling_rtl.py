@@ -14,6 +14,7 @@ from host.faults.models import SoftErrors
 from host.program.layers import Pool
 from host.schedule.launch import schedule
 from host.schedule.tiling import effort
+from host.schedule.traffic import moved_bytes
 from host.verification.cases import CONFIGS, random_case
 from host.verification.verify import verify
 from tests.host.schedule.test_tiling import efforts, layer, made
@@ -62,3 +63,4 @@ def test_layers_far_beyond_the_buffers_give_the_references_bytes_on_the_rtl() ->
                 assert all(np.array_equal(found.conv[key], wanted.conv[key]) for key in wanted.conv), name
                 launch = schedule(program, [0], 2, writeback=writeback).with_faults(plan, 3)
                 assert found.report.faults_applied == launch.faults > 0
+                assert found.report.bytes_written == moved_bytes(launch).written
