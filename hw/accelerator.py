@@ -79,6 +79,12 @@ class Accelerator(wiring.Component):
         m.submodules.write_conv = write_conv = WriteBack(config)
         m.submodules.write_pool = write_pool = WriteBack(config)
         job = sequencer.job
+        # The stages behind the array may work for several jobs: only the first starts them, only the last waits.
+        outputs_start, outputs_done = Signal(), Signal()
+        m.d.comb += [
+            outputs_start.eq(sequencer.compute & ~(job.flags & (flag.PARTIAL | flag.RESUME)).any()),
+            outputs_done.eq(pool.done | (job.flags & (flag.PARTIAL | flag.MORE)).any()),
+        ]
 
         # Memory port.
         readers = [sequencer.port, params.port, features.port, weights.port]
@@ -119,7 +125,7 @@ class Accelerator(wiring.Component):
             sequencer.jobs.eq(control.jobs),
             sequencer.load_done.eq(features.done),
             sequencer.writes_done.eq(write_conv.idle & write_pool.idle & write.idle),
-            sequencer.compute_done.eq(stepper.done & pool.done),
+            sequencer.compute_done.eq(stepper.done & outputs_done),
             features.start.eq(sequencer.load & (sequencer.loading.flags & flag.LOAD).any()),
             features.job.eq(sequencer.loading),
         ]
@@ -165,7 +171,7 @@ class Accelerator(wiring.Component):
             stepper.start.eq(sequencer.compute),
             stepper.job.eq(job),
             stepper.clear.eq(sequencer.clear),
-            stepper.partial.eq(sequencer.partial),
+            stepper.arriving.eq(sequencer.arriving),
             stepper.rows.eq(features.rows),
             stepper.weight_ready.eq(ring.read_ready),
             stepper.room.eq(in_flight != OUTPUT_QUEUE),
@@ -191,7 +197,7 @@ class Accelerator(wiring.Component):
             conv_fork.input.valid.eq(outputs.r_rdy),
             outputs.r_en.eq(conv_fork.input.ready),
             popped.eq(outputs.r_rdy & outputs.r_en),
-            pool.start.eq(sequencer.compute),
+            pool.start.eq(outputs_start),
             pool.job.eq(job),
         ]
 
@@ -203,7 +209,7 @@ class Accelerator(wiring.Component):
             final.input.payload.eq(pool.output.payload),
             final.input.valid.eq(pool.output.valid),
             pool.output.ready.eq(final.input.ready),
-            store.start.eq(sequencer.compute),
+            store.start.eq(outputs_start),
             store.job.eq(job),
         ]
         for unit, name, width, height, enable in (
@@ -211,7 +217,7 @@ class Accelerator(wiring.Component):
             (write_pool, "pool", job.pool_w, job.pool_h, flag.WRITE_POOL),
         ):
             m.d.comb += [
-                unit.start.eq(sequencer.compute),
+                unit.start.eq(outputs_start),
                 unit.enable.eq((job.flags & enable).any()),
                 unit.width.eq(width),
                 unit.height.eq(height),
@@ -220,28 +226,30 @@ class Accelerator(wiring.Component):
                 unit.base.eq(job[f"{name}_addr"]),
                 unit.plane.eq(job[f"{name}_plane"]),
                 unit.image.eq(job[f"{name}_image"]),
+                unit.gap.eq(job[f"{name}_gap"]),
             ]
 
         # Faults. A launch ends when the saboteurs have let go of their lists.
         ending = Signal()
         m.d.comb += control.finished.eq(sequencer.done)
         if config.saboteur:
-            slot = Signal(32)  # final outputs of this job so far
+            # Final outputs since the outputs' stages started, and the job that started them.
+            slot, walk = Signal(32), Signal(32)
             passed = final.input.valid & final.input.ready
-            with m.If(sequencer.compute):
-                m.d.sync += slot.eq(0)
+            with m.If(outputs_start):
+                m.d.sync += [slot.eq(0), walk.eq(sequencer.job_index)]
             with m.Elif(passed):
                 m.d.sync += slot.eq(slot + 1)
-            for saboteur, name, place, take, used in (
-                (mac_saboteur, "mac", stepper.slot, stepper.busy, array.flips_taken),
-                (feature_saboteur, "feature", slot, passed, passed & feature_saboteur.hit),
+            for saboteur, name, number, place, take, used in (
+                (mac_saboteur, "mac", sequencer.job_index, stepper.slot, stepper.busy, array.flips_taken),
+                (feature_saboteur, "feature", walk, slot, passed, passed & feature_saboteur.hit),
             ):
                 m.d.comb += [
                     saboteur.start.eq(begin),
                     saboteur.addr.eq(getattr(control, f"{name}_events")),
                     saboteur.count.eq(getattr(control, f"{name}_event_count")),
                     saboteur.stop.eq(sequencer.done),
-                    saboteur.job.eq(sequencer.job_index),
+                    saboteur.job.eq(number),
                     saboteur.slot.eq(place),
                     saboteur.take.eq(take),
                     saboteur.mask_take.eq(used),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 
 from hw.errors import RedlineError
 
-INTERFACE_VERSION = 3
+INTERFACE_VERSION = 4
 """Raised whenever descriptors, registers, layouts or the step order change meaning."""
 
 

@@ -71,13 +71,18 @@ FIELDS = (
     Field("dst_image", 32, "words from one image to the next"),
     Field("dst_groups", 32, "channel groups of VEC that are stored; lanes beyond are dropped (buffer and memory)"),
     # -- write-back of the convolution's output, before pooling (if WRITE_CONV)
-    Field("conv_addr", 64, "byte address of image 0; aligned to VEC"),
+    Field("conv_addr", 64, "byte address of image 0; aligned to VEC, or if LANES < VEC to LANES: within a word"),
     Field("conv_plane", 32, "bytes from one channel group of VEC to the next"),
     Field("conv_image", 32, "bytes from one image to the next"),
     # -- write-back of the job's final output, after pooling (if WRITE_POOL)
-    Field("pool_addr", 64, "byte address of image 0; aligned to VEC"),
+    Field("pool_addr", 64, "byte address of image 0; aligned like conv_addr"),
     Field("pool_plane", 32, "bytes from one channel group of VEC to the next"),
     Field("pool_image", 32, "bytes from one image to the next"),
+    # -- write-back of a job that computes some columns only
+    Field(
+        "conv_gap", 32, "bytes left out after each row of the convolution's output, a multiple of VEC; 0: rows adjoin"
+    ),
+    Field("pool_gap", 32, "bytes left out after each row of the final output"),
 )
 
 
@@ -108,6 +113,17 @@ class Flag:
     counted as one that computes: the load after it may overlap the computing of the job before it."""
     STREAM = 1 << 10
     """Weights are used once and fetched again for every output: the group's do not fit the ring."""
+    CONTINUE = 1 << 11
+    """The accumulators go on from where the job before left them, instead of starting at the bias."""
+    PARTIAL = 1 << 12
+    """No output leaves: the job after goes on from this one's accumulators."""
+    RESUME = 1 << 13
+    """The job's output joins those of an earlier job that had MORE; pooling and write-back do not start anew."""
+    MORE = 1 << 14
+    """More outputs of this job's pooling and write-back come from later jobs."""
+    ONE = CONTINUE | PARTIAL | RESUME | MORE
+    """With any of these, a job computes one output (of one group and image); `out_h`, `out_w` and whatever describes
+    pooling and write-back then speak of all outputs that join."""
 
 
 def _numpy_dtype() -> np.dtype:

@@ -22,7 +22,8 @@ DTYPE = np.dtype(
 """numpy dtype of one event.
 
 job
-    Position of the descriptor in the launch, from 0.
+    Position of the descriptor in the launch, from 0. For the feature list, of jobs whose outputs join (`Flag.MORE`,
+    `Flag.RESUME`): of the first of them, and slots count on through them all.
 slot
     For the accumulator list: number of steps the job executed before this one, in the job's order
     (output group, image, output row, output column, step). The flip lands in the accumulator register after that step.

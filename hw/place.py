@@ -22,18 +22,24 @@ class OutputPlace(wiring.Component):
     Members
     -------
     start : In(1)
-        Go to the first output. The extents stay constant until the last.
+        Go to the first output. The extents and distances stay constant until the last.
     advance : In(1)
         Go to the next output.
     width, height, images : In(16)
     base : In(bits), plane, image : In(32), pixel : In(8)
         Address of the first output; distances between channel groups of VEC, images, and pixels.
+    gap : In(32)
+        Left out after each row; 0: rows adjoin.
+    first_sub : In
+        If LANES < VEC: which part of its group the first output is.
     addr : Out(bits)
         Address of the current output's first (or only) channel group.
     group : Out
         Index of that channel group of VEC.
     sub : Out
         If LANES < VEC: which part of the group the output is.
+    last_of_row : Out(1)
+        The current output is the last of its row.
     last_of_plane : Out(1)
         The current output is the last of its (output group, image).
     """
@@ -53,9 +59,12 @@ class OutputPlace(wiring.Component):
                 "plane": In(32),
                 "image": In(32),
                 "pixel": In(8),
+                "gap": In(32),
+                "first_sub": In(range(self._subs)),
                 "addr": Out(bits),
                 "group": Out(16),
                 "sub": Out(range(self._subs)),
+                "last_of_row": Out(1),
                 "last_of_plane": Out(1),
             }
         )
@@ -67,15 +76,19 @@ class OutputPlace(wiring.Component):
         x, y, image = Signal(16, reset_less=True), Signal(16, reset_less=True), Signal(16, reset_less=True)
         group_base, image_base = Signal(self._bits, reset_less=True), Signal(self._bits, reset_less=True)
         next_image, next_group = Signal(self._bits), Signal(self._bits)
+        # Constant within a job, and registered: the address then is one addition away, as it is within a row.
+        across = Signal(32, reset_less=True)
+        m.d.sync += across.eq(self.pixel + self.gap)
         m.d.comb += [
             next_image.eq(image_base + self.image),
             next_group.eq(group_base + self.plane * parts),
-            self.last_of_plane.eq((x == self.width - 1) & (y == self.height - 1)),
+            self.last_of_row.eq(x == self.width - 1),
+            self.last_of_plane.eq(self.last_of_row & (y == self.height - 1)),
         ]
         with m.If(self.advance):
             m.d.sync += [x.eq(x + 1), self.addr.eq(self.addr + self.pixel)]
-            with m.If(x == self.width - 1):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
+            with m.If(self.last_of_row):
+                m.d.sync += [x.eq(0), y.eq(y + 1), self.addr.eq(self.addr + across)]
             with m.If(self.last_of_plane):
                 m.d.sync += [y.eq(0), image.eq(image + 1), image_base.eq(next_image), self.addr.eq(next_image)]
                 with m.If(image == self.images - 1):
@@ -86,6 +99,6 @@ class OutputPlace(wiring.Component):
                     with m.Else():
                         m.d.sync += [self.sub.eq(self.sub + 1), image_base.eq(group_base), self.addr.eq(group_base)]
         with m.If(self.start):
-            m.d.sync += [x.eq(0), y.eq(0), image.eq(0), self.group.eq(0), self.sub.eq(0)]
+            m.d.sync += [x.eq(0), y.eq(0), image.eq(0), self.group.eq(0), self.sub.eq(self.first_sub)]
             m.d.sync += [self.addr.eq(self.base), group_base.eq(self.base), image_base.eq(self.base)]
         return m

@@ -36,7 +36,7 @@ class Sequencer(wiring.Component):
         Start of a launch.
     waiting : Out(1)
         Between jobs, for want of a descriptor or features from memory.
-    partial : Out(1)
+    arriving : Out(1)
         The load under way is the computing job's own.
     weights_ahead : Out(1)
         It is, and the weight loader already has the next job.
@@ -63,7 +63,7 @@ class Sequencer(wiring.Component):
                 "writes_done": In(1),
                 "clear": Out(1),
                 "waiting": Out(1),
-                "partial": Out(1),
+                "arriving": Out(1),
                 "weights_ahead": Out(1),
             }
         )
@@ -138,12 +138,12 @@ class Sequencer(wiring.Component):
             loaded.eq(load_started & (self.load_done | early) & weights_given & params_given),
             gathered.eq(loading_valid & loaded & load_only),
             advance.eq(loading_valid & loaded & ~load_only & ~job_valid),
-            self.partial.eq(own_load & ~self.load_done),
-            computed.eq(job_valid & (settled == 3) & self.compute_done & ~self.partial),
+            self.arriving.eq(own_load & ~self.load_done),
+            computed.eq(job_valid & (settled == 3) & self.compute_done & ~self.arriving),
             self.compute.eq(job_valid & (settled == 1)),
         ]
         m.d.sync += [settled.eq(Mux(settled == 3, 3, settled + 1)), through.eq(through + gathered + computed)]
-        with m.If(~self.partial):
+        with m.If(~self.arriving):
             m.d.sync += [own_load.eq(0), self.weights_ahead.eq(0)]
         with m.Elif(self.weights.ready & self.weights.valid):
             m.d.sync += self.weights_ahead.eq(1)
@@ -153,7 +153,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [loading_valid.eq(0), loading_index.eq(loading_index + 1)]
         with m.If(advance):
             m.d.sync += [job.eq(loading), job_valid.eq(1), loading_valid.eq(0), settled.eq(0)]
-            m.d.sync += own_load.eq(1)  # unless it is done, which `partial` sees
+            m.d.sync += own_load.eq(1)  # unless it is done, which `arriving` sees
             m.d.sync += [self.job_index.eq(loading_index), loading_index.eq(loading_index + 1)]
         m.d.comb += fetched_taken.eq(fetched_valid & ~loading_valid)
         fetched_job = data.View(descriptor.LAYOUT, fetched[: descriptor.LAYOUT.size])

@@ -18,6 +18,8 @@ COORDINATE_BITS = 18
 class Stepper(wiring.Component):
     """Issues the steps of a job in their order: output group, image, output row, output column, z, ky, kx.
 
+    Of a job with a flag of `Flag.ONE`, the steps of the first output.
+
     Members
     -------
     start : In(1)
@@ -27,7 +29,7 @@ class Stepper(wiring.Component):
     valid : Out(1), flags : Out(step_flags)
         A step, one cycle after its addresses: aligned with what the buffers deliver.
     feature_addr : Out
-    partial : In(1), rows : In(16)
+    arriving : In(1), rows : In(16)
         The job's features are still being loaded; input rows that have arrived, of every channel group.
     weight_ptr, keep_ptr : Out, weight_ready : In(1)
         See WeightRing.
@@ -36,7 +38,7 @@ class Stepper(wiring.Component):
     room : In(1)
         The output queue has room for one more output than is in flight.
     issued_last : Out(1)
-        The last step of an output is issued in this cycle.
+        The last step of an output that will leave is issued in this cycle.
     params_available : In(1)
         Parameters of a group not yet issued have arrived.
     issued_group : Out(1)
@@ -56,7 +58,7 @@ class Stepper(wiring.Component):
             "valid": Out(1),
             "flags": Out(step_flags(config)),
             "feature_addr": Out(range(config.feature_words)),
-            "partial": In(1),
+            "arriving": In(1),
             "rows": In(16),
             "weight_ptr": Out(ring_pointer(config)),
             "keep_ptr": Out(ring_pointer(config)),
@@ -83,12 +85,17 @@ class Stepper(wiring.Component):
         z, group, image = (Signal(16, name=name, reset_less=True) for name in ("z", "group", "image"))
         ox, oy = Signal(16, reset_less=True), Signal(16, reset_less=True)
         last = {name: Signal(name=f"last_{name}") for name in ("kx", "ky", "z", "ox", "oy", "image", "group")}
+        flag = descriptor.Flag
+        one, continues, partial = Signal(), Signal(), Signal()
         m.d.comb += [
+            one.eq((job.flags & flag.ONE).any()),
+            continues.eq((job.flags & flag.CONTINUE).any()),
+            partial.eq((job.flags & flag.PARTIAL).any()),
             last["kx"].eq(kx == job.kernel_w - 1),
             last["ky"].eq(ky == job.kernel_h - 1),
             last["z"].eq(z == job.groups_in - 1),
-            last["ox"].eq(ox == job.out_w - 1),
-            last["oy"].eq(oy == job.out_h - 1),
+            last["ox"].eq((ox == job.out_w - 1) | one),
+            last["oy"].eq((oy == job.out_h - 1) | one),
             last["image"].eq(image == job.images - 1),
             last["group"].eq(group == job.groups_out - 1),
         ]
@@ -134,14 +141,14 @@ class Stepper(wiring.Component):
         group_ptr = Signal(ring_pointer(config), reset_less=True)
         last_use = Signal()
         m.d.comb += [
-            last_use.eq((last["ox"] & last["oy"] & last["image"]) | (job.flags & descriptor.Flag.STREAM).any()),
+            last_use.eq((last["ox"] & last["oy"] & last["image"]) | (job.flags & flag.STREAM).any()),
             self.keep_ptr.eq(Mux(last_use & ~self.done, self.weight_ptr, group_ptr)),
         ]
 
         # While features are loaded: all rows that an output reads have arrived. (A window that reaches below the last
         # row waits for the end.)
         fed = Signal()
-        m.d.comb += fed.eq(~self.partial | (top + job.kernel_h <= self.rows))
+        m.d.comb += fed.eq(~self.arriving | (top + job.kernel_h <= self.rows))
 
         running, priming, ready = Signal(), Signal(), Signal()
         m.d.comb += ready.eq(
@@ -152,14 +159,14 @@ class Stepper(wiring.Component):
         m.d.comb += [
             self.busy.eq(step),
             self.starved.eq(running & (~fed | ~self.weight_ready | (first_of_group & ~self.params_available))),
-            self.issued_last.eq(step & last_step),
+            self.issued_last.eq(step & last_step & ~partial),
             self.issued_group.eq(step & first_of_group),
             self.feature_addr.eq(tap),
         ]
         m.d.sync += [
             self.valid.eq(step),
-            self.flags.first.eq(first_step),
-            self.flags.last.eq(last_step),
+            self.flags.first.eq(first_step & ~continues),
+            self.flags.last.eq(last_step & ~partial),
             self.flags.group.eq(first_of_group),
             self.flags.padding.eq(~inside),
         ]

@@ -52,6 +52,8 @@ class Store(wiring.Component):
             place.plane.eq(job.dst_plane),
             place.image.eq(job.dst_image),
             place.pixel.eq(1),
+            place.gap.eq(0),
+            place.first_sub.eq(0),
         ]
         parts = max(1, config.lanes // config.vec)
         part = Signal(range(parts))

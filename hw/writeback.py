@@ -27,8 +27,9 @@ class WriteBack(wiring.Component):
         Write; otherwise outputs are taken and dropped.
     width, height, images, groups : In(16)
         Extents of the output; channel groups of VEC to write.
-    base : In(ADDRESS_BITS), plane, image : In(32)
-        Byte address of image 0; bytes between channel groups and between images.
+    base : In(ADDRESS_BITS), plane, image, gap : In(32)
+        Byte address of image 0; bytes between channel groups, between images, and left out after each row. If LANES <
+        VEC, the address may lie within a word: outputs begin with that part of it.
     input : In(stream of 8*LANES)
     port : Out(WritePort)
     idle : Out(1)
@@ -48,6 +49,7 @@ class WriteBack(wiring.Component):
                 "base": In(axi.ADDRESS_BITS),
                 "plane": In(32),
                 "image": In(32),
+                "gap": In(32),
                 "input": In(stream.Signature(8 * config.lanes)),
                 "port": Out(axi.WritePort(config)),
                 "idle": Out(1),
@@ -70,6 +72,8 @@ class WriteBack(wiring.Component):
             place.plane.eq(self.plane),
             place.image.eq(self.image),
             place.pixel.eq(vec),
+            place.gap.eq(self.gap),
+            place.first_sub.eq(self.base[exact_log2(lanes) : exact_log2(vec)] if subs > 1 else 0),
         ]
 
         # Gathering: outputs go into one half of the memory while the other half is written out.
@@ -98,13 +102,17 @@ class WriteBack(wiring.Component):
             stage_write.data.eq(self.input.payload),
             stage_write.en.eq(take & self.enable),
         ]
+        # A chunk is a run of memory: it ends with the row unless the next row adjoins.
+        ends, apart = Signal(), Signal()
+        m.d.sync += apart.eq(self.gap.any())
+        m.d.comb += ends.eq((at == CHUNK - 1) | place.last_of_plane | (place.last_of_row & apart))
         left = Signal(17)  # channel groups of this output that are written
         m.d.comb += left.eq(Mux(self.groups > place.group, self.groups - place.group, 0))
         with m.If(take & self.enable):
             m.d.sync += at.eq(at + 1)
             with m.If(at == 0):
                 m.d.sync += chunk_addr.eq(place.addr)
-            with m.If((at == CHUNK - 1) | place.last_of_plane):
+            with m.If(ends):
                 m.d.sync += at.eq(0)
                 with m.If(left != 0):
                     m.d.sync += [half.eq(~half)]

@@ -24,7 +24,9 @@ from host.program.arrangement import steps
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.schedule.launch import Launch
+from host.verification.expect import extents
 from hw.config import Config
+from hw.descriptor import Flag
 from sim.probe import Trace
 
 CYCLE_NS = 10
@@ -331,16 +333,21 @@ def _spread(program: Program, wrong: list[tuple[Launch, Trace]], clean: list[tup
     found: dict[str, dict[str, tuple[int, int, int | None]]] = {}
     for (launch, seen), (_, expected) in zip(wrong, clean, strict=True):
         at = dict.fromkeys(("step", "output", "final"), 0)
-        for job in launch.units[0].jobs:
+        unit = launch.units[0]
+        for job, flags in zip(unit.jobs, unit.descriptors["flags"], strict=True):
             if not job.groups:
                 continue  # it only loads
             layer = program.layers[job.layer]
+            (_, rows), (_, columns) = extents(job)
             planes = job.groups * job.images
-            outputs = planes * job.band.conv_rows * layer.conv_shape[2]
+            outputs, taken = planes * rows * columns, steps(layer, program.config)
             counts = {
-                "step": outputs * steps(layer, program.config),
-                "output": outputs,
-                "final": planes * job.band.out_rows * layer.out_shape[2],
+                "step": outputs * (taken if job.output is None else job.output.taps.steps),
+                "output": 0 if flags & Flag.PARTIAL else outputs,
+                # Those of jobs with one output are counted with the last of the jobs that are pooled together.
+                "final": 0
+                if flags & (Flag.PARTIAL | Flag.MORE)
+                else planes * job.tile.rows.out_size * job.tile.columns.out_size,
             }
             mine = found.setdefault(layer.name, dict.fromkeys(STAGES, (0, 0, None)))
             for stage, kind, cycles in (

@@ -127,7 +127,7 @@ def _explained(layers: Sequence[LayerCost]) -> list[str]:
         "Figures are of one image. reads: the rows it takes its input from. MACs: the layer's own. busy: share of the",
         "cycles in which the array steps; fill: share of its multipliers that then work on the layer's own products.",
         "read, wrote: bytes. fractions: in, weight, out. where: mem>A>B is from memory to buffer A, output to B;",
-        "4x: in four bands of rows.",
+        "4x: in four tiles (mostly bands of rows).",
     ]
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for cost in layers:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from host.compiler.limits import CompileError, check_layer, fits_on_chip
+from host.compiler.limits import CompileError, check_layer
 from host.compiler.trace import FloatLayer, trace
 from host.program import lrn, quantisation
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Placement
 from host.program.program import Int8, Int32, Program, ProgramError, quantise_layer
+from host.schedule.tiling import effort
 from hw import params
 from hw.config import Config
 
@@ -322,13 +323,11 @@ def _constants(layer: Layer, fractions: _Fractions) -> tuple[Int8, Int32]:
 def _folded_if_it_fits(layer: Layer, config: Config) -> Layer:
     """Folding saves steps but takes more room on chip: a small accelerator may hold the plain layer only."""
     tight = folded(layer, config.vec)
-    if fits_on_chip(layer, config) and not fits_on_chip(tight, config):
-        return layer
     try:
         check_layer(tight, config)
     except CompileError:
         return layer
-    return tight
+    return layer if effort(tight, config) > effort(layer, config) else tight
 
 
 def _place(layer: Layer, config: Config, fallback: str) -> Layer:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from host.program import arrangement
-from host.program.fold import fold_columns
 from host.program.layers import Layer
 from host.schedule.reading import reading
-from host.schedule.tiling import band_words, smallest
+from host.schedule.tiling import column_axis, cut
 from hw import params
 from hw.config import Config
 from hw.errors import RedlineError
-from hw.layout import ceil_div, output_groups
+from hw.layout import output_groups
 
-MAX_KERNEL = 11
-"""Largest kernel edge of a convolution; a fully connected layer's kernel is its whole input, up to `MAX_FC_KERNEL`."""
-MAX_FC_KERNEL = 255
-"""Largest kernel edge the descriptor's 8-bit fields can carry."""
 MAX_STRIDE = 255
 MAX_EXTENT = 65535
 MAX_POOL = 3
@@ -38,16 +33,6 @@ CPU_REMEDY = 'run it on the CPU (fallback="cpu", or protect it)'
 def is_fully_connected(layer: Layer) -> bool:
     """Whether the layer's kernel is its whole input."""
     return layer.kernel == layer.in_shape[1:] and layer.padding == (0, 0)
-
-
-def feature_words(shape: tuple[int, int, int], vec: int) -> int:
-    """Words of VEC bytes that one image's tensor of shape (C, H, W) takes on chip."""
-    return ceil_div(shape[0], vec) * shape[1] * shape[2]
-
-
-def fits_on_chip(layer: Layer, config: Config) -> bool:
-    """Whether a feature buffer holds the layer's whole input; otherwise it is tiled."""
-    return band_words(layer, layer.in_shape[1], config) <= config.feature_words
 
 
 def check_layer(layer: Layer, config: Config) -> None:
@@ -129,10 +114,6 @@ def check_accelerator(layer: Layer, config: Config) -> None:
     if layer.operator == "lrn":
         raise refuse("local response normalisation has no integer form that the array computes")
     (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
-    widest = max(kh, kw, layer.fold.kernel_w if layer.fold else 0)
-    limit = MAX_FC_KERNEL if is_fully_connected(layer) or _folded_fully_connected(layer) else MAX_KERNEL
-    if max(kh, kw) > MAX_FC_KERNEL or widest > limit:
-        raise refuse(f"kernel edge {widest} exceeds {limit}")
     if max(sy, sx) > MAX_STRIDE:
         raise refuse(f"stride {max(sy, sx)} exceeds {MAX_STRIDE}")
     if py >= kh or px >= kw:
@@ -142,41 +123,19 @@ def check_accelerator(layer: Layer, config: Config) -> None:
             raise refuse(
                 f"pooling window {layer.pool.kernel} with stride {layer.pool.stride}: both are at most {MAX_POOL}"
             )
-        if layer.out_shape[2] > config.pool_columns:
+        narrowest = max(band.out_size for band in cut(column_axis(layer), 1))
+        if narrowest > config.pool_columns:
             raise refuse(
-                f"pooled rows are {layer.out_shape[2]} pixels wide, the line buffer holds {config.pool_columns}",
-                f"build with pool_columns={layer.out_shape[2]} or more, or {CPU_REMEDY}",
+                f"its padded pooling takes {narrowest} pixels of a row together, the line buffer holds "
+                f"{config.pool_columns}",
+                f"build with pool_columns={narrowest} or more, or {CPU_REMEDY}",
             )
     how = reading(layer, config)
     extents = (layer.in_shape[1] + how.operands - 1, layer.in_shape[2], *layer.conv_shape[1:], how.groups_in)
     groups = output_groups(layer.out_channels, config.lanes, config.vec)
     if max(*extents, groups) > MAX_EXTENT:
         raise refuse(f"an extent ({max(*extents, groups)}) exceeds {MAX_EXTENT}")
-    if not fits_on_chip(layer, config) and smallest(layer, config) > config.feature_words:
-        least = smallest(layer, config) * config.vec
-        needed = _next_power_of_two(least)
-        bands = "" if layer.out_shape[1] == 1 else " even in bands of one output row"
-        raise refuse(
-            f"its input takes {least} bytes on chip{bands}, a feature buffer holds {config.feature_bytes}",
-            f"build with feature_bytes={needed} or more, or {CPU_REMEDY}",
-        )
     steps = arrangement.steps(layer, config)
     _, oh, ow = layer.conv_shape
     if groups * oh * ow * steps >= 1 << 32:
         raise refuse(f"one image takes {groups * oh * ow * steps} steps, more than 32 bits count")
-
-
-def _folded_fully_connected(layer: Layer) -> bool:
-    fold = layer.fold
-    return (
-        fold is not None
-        and fold.kernel_w == fold.width
-        and fold_columns(fold) == 1
-        and layer.kernel[0] == layer.in_shape[1]
-        and layer.padding == (0, 0)
-        and fold.pad_x == 0
-    )
-
-
-def _next_power_of_two(value: int) -> int:
-    return 1 << max(0, value - 1).bit_length()

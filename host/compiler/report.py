@@ -6,13 +6,14 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from host.compiler.limits import CompileError, check_accelerator, feature_words, is_fully_connected
+from host.compiler.limits import CompileError, check_accelerator, is_fully_connected
 from host.program import arrangement
 from host.program.layers import Layer, Operator, Placement
 from host.program.program import Program
 from host.schedule.cycles import Memory
 from host.schedule.performance import Buffers, LayerPerformance, multiplications, predict
 from host.schedule.roofline import Bound
+from host.schedule.tiling import MOST_EFFORT, effort, layer_words
 from hw.config import Config
 from hw.layout import output_groups
 
@@ -40,7 +41,7 @@ class LayerCost:
     macs : int
         Multiplications of the layer itself, without padding to lanes and vec.
     steps : int
-        Of the whole array: one a cycle when nothing stalls, so the layer's least cycles. Layers in bands compute some
+        Of the whole array: one a cycle when nothing stalls, so the layer's least cycles. Layers in tiles compute some
         rows twice, which `busy` counts and this does not.
     folded : bool
         Whether its kernel columns became input channels (docs/architecture.md, Folding).
@@ -176,9 +177,14 @@ def _why(layer: Layer, config: Config) -> str:
         reasons.append(f"reads {layer.in_shape[0]} of {sum(layer.source_channels)} channels, where they lie")
     elif len(layer.sources) > 1:
         reasons.append("reads its sources where they lie: concatenation moves nothing")
-    needed = feature_words(layer.in_shape, config.vec) * config.vec
-    if needed > config.feature_bytes:
-        reasons.append(f"in tiles: its input takes {needed:,} bytes, a feature buffer holds {config.feature_bytes:,}")
+    cut = effort(layer, config)
+    if cut:
+        needed, width = layer_words(layer, config) * config.vec, layer.out_shape[2]
+        how = "output by output" if cut == MOST_EFFORT else "in tiles"
+        if needed > config.feature_bytes:
+            reasons.append(f"{how}: its input takes {needed:,} bytes, a feature buffer holds {config.feature_bytes:,}")
+        else:
+            reasons.append(f"{how}: its pooled rows have {width} pixels, the line buffer holds {config.pool_columns}")
     return "; ".join(reasons) or "fits"
 
 

@@ -11,10 +11,11 @@ from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.faults.plan import FaultPlan
 from host.program import arrangement
 from host.program.arrangement import arrange_features, arrange_weights, gather, unpack_weights
-from host.program.integer import Int32, accumulate, finish, wrap
+from host.program.integer import Int32, LayerOutputs, accumulate, finish, wrap
 from host.program.layers import Layer
 from host.schedule import memory
 from host.schedule.launch import Launch
+from host.schedule.tiling import Band, column_axis, whole
 from hw import layout, params
 from hw.config import Config
 
@@ -80,9 +81,16 @@ class ReferenceDevice(Device):
             if faults is not None and faults.conditions is not None and faults.conditions.stuck:
                 # Channels that only fill up a word of memory are zero, unless a bit of their lane is stuck.
                 channels = layout.ceil_div(m, self.config.vec) * self.config.vec
-            acc = accumulators(x, weight, bias, layer, faults, self.config, channels)
-            conv, out = finish(acc[:, :m], layer, shift, added)
-            filling = finish(acc[:, m:], layer, np.zeros(channels - m, int))
+            bands = [
+                (
+                    columns,
+                    finish(acc[:, :m], layer, shift, added),
+                    finish(acc[:, m:], layer, np.zeros(channels - m, int)),
+                )
+                for columns, acc in band_accumulators(x, weight, bias, layer, faults, self.config, channels)
+            ]
+            conv, out = joined([(columns, made) for columns, made, _ in bands], layer)
+            filling = joined([(columns, filled) for columns, _, filled in bands], layer)
             if launch.plan is not None:
                 # Without pooling there is one tensor, and it is hit as it leaves.
                 out = flip(out, self._faults(launch, position, "feature"))
@@ -114,6 +122,21 @@ class ReferenceDevice(Device):
         return part.counted_from(launch.first_image)
 
 
+def joined(bands: list[tuple[Band, LayerOutputs]], layer: Layer) -> LayerOutputs:
+    """The outputs of all bands of columns, as they stay in memory: where two wrote, the later one's."""
+    if len(bands) == 1:
+        return bands[0][1]
+    (_, oh, ow), (_, ph, pw) = layer.conv_shape, layer.out_shape
+    n, m = bands[0][1].conv.shape[:2]
+    conv, out = np.empty((n, m, oh, ow), np.int8), np.empty((n, m, ph, pw), np.int8)
+    for columns, made in bands:
+        conv[..., columns.conv_first : columns.conv_end] = made.conv
+        # The first windows of a band may lack what lies before it: they are another's.
+        complete = slice(columns.kept_first - columns.out_first, columns.out_size)
+        out[..., columns.kept_first : columns.out_end] = made.out[..., complete]
+    return LayerOutputs(conv, out)
+
+
 def accumulators(
     x: Int8,
     weight: Int8,
@@ -124,6 +147,31 @@ def accumulators(
     channels: int | None = None,
 ) -> Int32:
     """A layer's accumulators after the last step, int32 of shape (N, M, OH, OW), under a plan.
+
+    What a tiled layer computes twice is what is computed last.
+    """
+    m, oh, ow = layer.conv_shape
+    bands = band_accumulators(x, weight, start, layer, faults, config, channels)
+    if len(bands) == 1:
+        return bands[0][1]
+    acc = np.empty((len(x), channels or m, oh, ow), np.int32)
+    for columns, values in bands:
+        acc[..., columns.conv_first : columns.conv_end] = values
+    return acc
+
+
+def band_accumulators(
+    x: Int8,
+    weight: Int8,
+    start: Int32,
+    layer: Layer,
+    faults: FaultPlan | None,
+    config: Config,
+    channels: int | None = None,
+) -> list[tuple[Band, Int32]]:
+    """Accumulators after the last step, under a plan, by bands of columns in the order in which they are computed.
+
+    Without conditions, one band with all columns: how a layer is tiled does not matter then.
 
     Parameters
     ----------
@@ -144,7 +192,7 @@ def accumulators(
     acc = accumulate(x, weight, start, layer.stride, layer.padding, layer.groups)
     if faults is not None:
         apply_mac_faults(acc, x, weight, start, layer, faults, config)
-    return acc
+    return [(whole(column_axis(layer)), acc)]
 
 
 def flip(x: Int8, faults: FaultPlan) -> Int8:

@@ -16,6 +16,7 @@ from host.faults.plan import FaultPlan
 from host.program import arrangement
 from host.program.arrangement import arrange_features, arrange_weights
 from host.program.layers import Layer
+from host.schedule.tiling import Band, column_bands, parts
 from hw.config import Config
 from hw.masks import BankMasks
 
@@ -93,6 +94,9 @@ def run(
     pixels: int,
     steps: int,
     operands: Operands,
+    *,
+    restarts: tuple[int, ...] = (),
+    goes_on: bool = False,
 ) -> Iterator[tuple[int, int, Words]]:
     """Execute rows of outputs; yields (pixel, step, accumulators after it, shape (rows, channels)).
 
@@ -109,19 +113,26 @@ def run(
     operands : callable (pixel, step)
         Gives features, int32 of shape (rows, 1 or channels, VEC); weights, int32 of shape (channels, VEC); and the
         mask of the accumulators' flips after this step, uint32 of shape (rows, channels), or None.
+    restarts : tuple of int
+        Steps of every output that find a history of zeros, beside the first of a row.
+    goes_on : bool
+        The accumulators hold `start`, and go on from there.
     """
     adders = {name: _Adder(masks, lane) for name, masks in banks.items()}
     whole_tree = set(adders) <= {"accumulator"}
     bias = np.broadcast_to(start.view(np.uint32), (rows, len(lane)))
-    accumulator = np.zeros((rows, len(lane)), np.uint32)
+    accumulator = bias.copy() if goes_on else np.zeros((rows, len(lane)), np.uint32)
     for pixel in range(pixels):
         for step in range(steps):
+            if step in restarts:
+                for bank in adders.values():
+                    bank.restart()
             features, weights, flips = operands(pixel, step)
             if whole_tree:
                 total = (features * weights).sum(axis=2, dtype=np.int32).view(np.uint32)
             else:
                 total = _tree(adders, features, weights)
-            adder, first = adders.get("accumulator"), step == 0
+            adder, first = adders.get("accumulator"), step == 0 and not goes_on
             if adder is not None:
                 accumulator = adder.accumulator(accumulator, bias, first, total, flips)
             else:
@@ -154,8 +165,11 @@ def accumulate(
     banks: Mapping[str, BankMasks],
     config: Config,
     channels: int | None = None,
-) -> Int32:
-    """Final accumulators of a layer under late bits, stuck bits and flips, shape (N, M, OH, OW).
+) -> list[tuple[Band, Int32]]:
+    """Final accumulators of a layer under late bits, stuck bits and flips.
+
+    The history begins anew with each row of a tile, and with each part of an output that is computed by jobs of its
+    own. So the columns at which tiles begin matter; the bands of rows and the groups of channels do not.
 
     Parameters
     ----------
@@ -169,9 +183,38 @@ def accumulate(
     config : Config
     channels : int, optional
         More than the layer has: those behind the last, which the array computes to fill its lanes, too.
+
+    Returns
+    -------
+    list of (columns, accumulators)
+        Bands of columns in the order of computing, one for a layer that is not cut so; int32 of shape
+        (N, M, OH, columns of the convolution). What two bands share may differ: a later one overwrites it.
     """
+    restarts = tuple(part.first_step for part in parts(layer, config))
+    return [
+        (
+            columns,
+            _band(x, weight, start, layer, faults, banks, config, channels or layer.out_channels, columns, restarts),
+        )
+        for columns in column_bands(layer, config)
+    ]
+
+
+def _band(
+    x: Int8,
+    weight: Int8,
+    start: Int32,
+    layer: Layer,
+    faults: FaultPlan,
+    banks: Mapping[str, BankMasks],
+    config: Config,
+    channels: int,
+    columns: Band,
+    restarts: tuple[int, ...],
+) -> Int32:
+    """`accumulate`, some columns of the convolution."""
     m, oh, ow = layer.conv_shape
-    channels = channels or m
+    left, ow = columns.conv_first, columns.conv_size
     result = np.empty((len(x) * oh, ow, channels), np.uint32)
     per_chunk = max(1, CHUNK // channels)
     features = _Features(x, layer, config, channels)
@@ -181,16 +224,20 @@ def accumulate(
     steps = weights.shape[1]
     for low in range(0, len(result), per_chunk):
         high = min(low + per_chunk, len(result))
-        flips = _flips(faults, (low, high), (m, oh, ow), channels, steps)
+        flips = _flips(faults, (low, high), columns, layer.conv_shape, channels, steps)
         rows = np.arange(low, high)
 
         def operands(
             pixel: int, step: int, rows: npt.NDArray[np.int64] = rows, flips: Mapping[int, Words] = flips
         ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Words | None]:
-            return features.at(rows, pixel, step), weights[:, step].astype(np.int32), flips.get(pixel * steps + step)
+            return (
+                features.at(rows, left + pixel, step),
+                weights[:, step].astype(np.int32),
+                flips.get(pixel * steps + step),
+            )
 
         lane = np.arange(channels) % config.lanes
-        for pixel, step, acc in run(banks, lane, start, high - low, ow, steps, operands):
+        for pixel, step, acc in run(banks, lane, start, high - low, ow, steps, operands, restarts=restarts):
             if step == steps - 1:
                 result[low:high, pixel] = acc
     return np.ascontiguousarray(result.reshape(len(x), oh, ow, channels).transpose(0, 3, 1, 2)).view(np.int32)
@@ -223,15 +270,20 @@ class _Features:
 
 
 def _flips(
-    faults: FaultPlan, rows: tuple[int, int], shape: tuple[int, int, int], channels: int, steps: int
+    faults: FaultPlan,
+    rows: tuple[int, int],
+    columns: Band,
+    shape: tuple[int, int, int],
+    channels: int,
+    steps: int,
 ) -> dict[int, Words]:
-    """Masks of flips in some rows, by `pixel * steps + step`; each of shape (rows, channels)."""
+    """Masks of flips in some rows and columns, by `pixel * steps + step`; each of shape (rows, channels)."""
     _, oh, _ = shape
     channel, y, x = np.unravel_index(faults.output, shape)
     row = faults.image * oh + y
-    here = np.flatnonzero((row >= rows[0]) & (row < rows[1]))
+    here = np.flatnonzero((row >= rows[0]) & (row < rows[1]) & (x >= columns.conv_first) & (x < columns.conv_end))
     found: dict[int, Words] = {}
-    key = x * steps + faults.step
+    key = (x - columns.conv_first) * steps + faults.step
     for at in here:
         mask = found.setdefault(int(key[at]), np.zeros((rows[1] - rows[0], channels), np.uint32))
         mask[row[at] - rows[0], channel[at]] ^= np.uint32(1) << np.uint32(faults.bit[at])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from host.schedule.channels import Memory
 from host.schedule.launch import Launch
 from host.schedule.pipeline import Pipeline
+from hw.descriptor import Flag
 
 DEFAULT_MEMORY = Memory()
 
@@ -62,7 +63,8 @@ def estimate(launch: Launch, memory: Memory = DEFAULT_MEMORY, unit: int = 0) -> 
     jobs = []
     for record, job, span in zip(work.descriptors, work.jobs, pipeline.spans, strict=True):
         if span is not None:
-            outputs = int(record["images"]) * int(record["out_h"]) * int(record["out_w"])
+            one = int(record["flags"]) & Flag.ONE
+            outputs = 1 if one else int(record["images"]) * int(record["out_h"]) * int(record["out_w"])
             ideal = int(record["groups_out"]) * outputs * int(record["steps"])
             bound = "memory" if span.waited > 0.1 * (span.end - span.start) else "compute"
             jobs.append(JobCycles(job.layer, span.start, span.end, ideal, bound))

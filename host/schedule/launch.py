@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from host.compiler.limits import check_accelerator, fits_on_chip, is_fully_connected
+from host.compiler.limits import check_accelerator, is_fully_connected
 from host.devices.device import DeviceError
 from host.faults.plan import FaultPlan
-from host.program.arrangement import steps
+from host.program.arrangement import arrange, steps
 from host.program.layers import Layer
 from host.program.program import Program
 from host.schedule.memory import (
@@ -27,8 +28,19 @@ from host.schedule.memory import (
     weights_map,
     weights_name,
 )
-from host.schedule.reading import Part, reading
-from host.schedule.tiling import Band, band_words, bands, whole
+from host.schedule.reading import Part, Piece, Reading, chunk_reading, reading, window_pieces
+from host.schedule.tiling import (
+    Band,
+    Taps,
+    Tile,
+    Tiling,
+    column_axis,
+    fits_on_chip,
+    layer_words,
+    row_axis,
+    tiling,
+    whole,
+)
 from hw import descriptor, events, masks
 from hw.config import Config
 from hw.descriptor import Flag
@@ -51,6 +63,16 @@ class MemoryTooSmall(DeviceError):
     """Device memory cannot hold the launch; a smaller batch may fit."""
 
 
+class Output(NamedTuple):
+    """What a job computes that has one output, or a part of it."""
+
+    y: int
+    x: int
+    """Row and column of the convolution's output in the image."""
+    taps: Taps
+    """Steps of it that the job takes."""
+
+
 class Job(NamedTuple):
     """What one descriptor computes, or loads for the next that computes."""
 
@@ -59,12 +81,14 @@ class Job(NamedTuple):
     first: int
     """Position in the launch of its first image."""
     images: int
-    band: Band
-    """Rows of each image: all of them, unless the layer is tiled."""
+    tile: Tile
+    """What of each image: all of it, unless the layer is tiled."""
     first_group: int
     """The first output group of LANES channels."""
     groups: int
-    """Output groups: all of them, unless they read from irregular places. 0: the descriptor only loads."""
+    """Output groups: all of the tile's, unless they read from irregular places. 0: the descriptor only loads."""
+    output: Output | None = None
+    """For a job that computes one output of its tile, or a part of it: which."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +185,23 @@ class Launch:
         """Fault events in all units' lists."""
         return sum(len(unit.mac_events) + len(unit.feature_events) for unit in self.units)
 
+    def tiles(self, position: int) -> tuple[tuple[Band, Band], ...]:
+        """Rows and columns of the tiles that a layer is computed in, in the order of computing; one that is all of an
+        image for a layer that is not tiled.
+
+        What is shared by two tiles is computed in both, and of final positions, the tile where they are complete
+        (`Band.kept_first` and after) is the last to write them. Every tile starts each of its rows anew: the history of
+        the overclocking model is that of no step there, as at the beginning of a row of the image.
+        """
+        found = {(j.tile.rows, j.tile.columns): None for unit in self.units for j in unit.jobs if j.layer == position}
+        return tuple(found)
+
+    def restarts(self, position: int) -> tuple[int, ...]:
+        """Steps of an output before which a layer's jobs start anew, so that no history is left: () unless each output
+        is computed by jobs of its own (it begins with 0, then)."""
+        jobs = [job for unit in self.units for job in unit.jobs if job.layer == position]
+        return tuple(sorted({job.output.taps.first_step for job in jobs if job.output is not None}))
+
     def with_program(self, program: Program) -> Launch:
         """The same launch for a Program that differs in weights only."""
         return replace(self, program=program)
@@ -216,8 +257,8 @@ class _Run:
     chunk: int
     words: tuple[int, ...]
     """Words that one image of each layer's input takes."""
-    bands: tuple[Band, ...] = ()
-    """If the run is one layer that is tiled: its bands, in the order of computing."""
+    tiling: Tiling | None = None
+    """If the run is one layer that is tiled."""
 
 
 def schedule(
@@ -359,10 +400,10 @@ def _fit(program: Program, positions: tuple[int, ...], images: int) -> _Run | No
     if not _chained(program, positions[-2:]):
         return None
     capacity = program.config.feature_words
-    words = tuple(band_words(layer, layer.in_shape[1], program.config) for layer in layers)
-    per_image = next((i for i, layer in enumerate(layers) if is_fully_connected(layer)), len(layers))
-    if max(words) > capacity:
+    if not all(fits_on_chip(layer, program.config) for layer in layers):
         return None
+    words = tuple(layer_words(layer, program.config) for layer in layers)
+    per_image = next((i for i, layer in enumerate(layers) if is_fully_connected(layer)), len(layers))
     chunk = min(images, MAX_IMAGES)
     if per_image < len(layers):
         beside = max((words[i] for i in range(per_image) if i % 2 == per_image % 2), default=0)
@@ -384,11 +425,14 @@ def _chained(program: Program, positions: tuple[int, ...]) -> bool:
 
 
 def _tiled(program: Program, position: int) -> _Run:
-    """A run of one layer that does not fit on chip: from memory to memory, band by band."""
+    """A run of one layer that does not fit on chip: from memory to memory, tile by tile."""
     layer, config = program.layers[position], program.config
-    assert not fits_on_chip(layer, config)
-    cut = bands(layer, config.feature_words, config)
-    return _Run((position,), 1, 1, (band_words(layer, layer.in_shape[1], config),), cut)
+    return _Run((position,), 1, 1, (layer_words(layer, config),), tiling(layer, config))
+
+
+def _whole(layer: Layer, config: Config) -> Tile:
+    """A layer that is not tiled, as one tile."""
+    return Tile(whole(row_axis(layer)), whole(column_axis(layer)), 0, len(arrange(layer, config).first))
 
 
 class _Span(NamedTuple):
@@ -404,6 +448,79 @@ class _Span(NamedTuple):
             and self.first < other.first + other.words
             and other.first < self.first + self.words
         )
+
+
+class _Box(NamedTuple):
+    """What of each channel group lies on chip, and in which order: `[planes][rows][columns]`, or with `by_rows`
+    `[rows][planes][columns]`."""
+
+    top: int
+    rows: int
+    left: int
+    columns: int
+    planes: int
+    single_row: bool
+    """Whether it may lie `by_rows`: the job computes one row of the convolution only, of some rows and columns."""
+
+    @staticmethod
+    def of(tile: Tile, layer: Layer, how: Reading) -> _Box:
+        """What a tile reads."""
+        rows, columns = tile.rows, tile.columns
+        extents = rows.in_first, rows.in_size, columns.in_first, columns.in_size
+        return _Box(*extents, how.planes, rows.conv_size == 1 and _cut_both_ways(rows.in_size, columns.in_size, layer))
+
+    @property
+    def words(self) -> int:
+        return self.planes * self.rows * self.columns
+
+    @property
+    def by_rows(self) -> bool:
+        """Whichever order takes fewer loads."""
+        return self.single_row and self.rows < self.planes
+
+    @property
+    def plane(self) -> int:
+        """Words from one channel group to the next."""
+        return self.columns if self.by_rows else self.rows * self.columns
+
+    @property
+    def row(self) -> int:
+        """Words from one row to the next."""
+        return self.planes * self.columns if self.by_rows else self.columns
+
+    def shifted(self, source: int, pad_y: int) -> int:
+        """`src_base` of a box that lies at `source`: rows of padding above count as `columns` words each."""
+        return (source + pad_y * (self.columns - self.row)) % (1 << 32)
+
+    def loads(self, piece: Piece, in_h: int, in_w: int, images: int) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """(word on chip, channel group, row, words, segments, words from a segment to the next) of a piece's loads."""
+        at = piece.at * self.plane
+        size = self.rows * self.columns
+        if (self.rows, self.columns) == (in_h, in_w):
+            words = images * piece.planes * size
+            yield at, piece.group, 0, words, 1, words
+        elif self.by_rows:
+            for row in range(self.rows):
+                yield at + row * self.row, piece.group, self.top + row, self.columns, piece.planes, in_h * in_w
+        elif self.columns == in_w:
+            # These rows of every channel group's plane.
+            yield at, piece.group, self.top, size, piece.planes, in_h * in_w
+        elif self.rows == in_h:
+            yield at, piece.group, 0, self.columns, piece.planes * in_h, in_w
+        else:
+            for plane in range(piece.planes):
+                yield at + plane * size, piece.group + plane, self.top, self.columns, self.rows, in_w
+
+
+def _cut_both_ways(rows: int, columns: int, layer: Layer) -> bool:
+    """Whether these are neither all rows of the input nor all columns."""
+    return rows < layer.in_shape[1] and columns < layer.in_shape[2]
+
+
+def _inside(first: int, size: int, extent: int) -> tuple[int, int, int]:
+    """Of `size` positions from `first` on: the first within 0 to `extent - 1`, how many lie before it, how many are."""
+    begin, end = max(0, first), min(extent, first + size)
+    return begin, begin - first, max(0, end - begin)
 
 
 @dataclass
@@ -424,6 +541,8 @@ class _Writer:
     """On-chip words that the last job that computes reads and stores, unless a fence has waited for it since."""
     buffer: int = 1
     """Buffer that it reads."""
+    resident: dict[int, bytes] = field(default_factory=dict)
+    """By buffer: the loads of what a job with one output left there."""
 
     @property
     def config(self) -> Config:
@@ -431,10 +550,13 @@ class _Writer:
 
     def run(self, run: _Run, first: int, images: int) -> None:
         """All of a unit's images through one run."""
-        if run.bands:
+        if run.tiling is not None:
             for image in range(images):
-                for rows in run.bands:
-                    self.job(run, 0, 0, 0, first + image, 1, rows)
+                for tile in run.tiling.tiles:
+                    if run.tiling.parts:
+                        self.outputs(run.layers[0], first + image, tile, run.tiling.parts)
+                    else:
+                        self.job(run, 0, 0, 0, first + image, 1, tile)
             return
         top = self.config.feature_words - run.chunk * run.words[run.per_image] if run.per_image < len(run.layers) else 0
         for start in range(0, images, run.chunk):
@@ -471,23 +593,28 @@ class _Writer:
         return beside * (image % 2) if last == 0 else beside
 
     def job(
-        self, run: _Run, at: int, source: int, target: int, first: int, images: int, rows: Band | None = None
+        self, run: _Run, at: int, source: int, target: int, first: int, images: int, tile: Tile | None = None
     ) -> None:
         """One descriptor: layer `at` of the run on images `first` to `first + images - 1` of the launch.
 
-        `rows` is the band of a tiled layer. Bands take both buffers in turn, so that one loads while another computes.
+        `tile` is what of a tiled layer. Tiles take both buffers in turn, so that one loads while another computes.
         """
         position = run.layers[at]
         layer, config = self.program.layers[position], self.config
-        tiled, rows = rows is not None, rows or whole(layer)
-        # Bands take the other buffer than the job before, which stored nothing: it was a band, or the last of its run.
+        tiled, tile = tile is not None, tile or _whole(layer, config)
+        how = reading(layer, config)
+        if run.tiling is not None and not run.tiling.in_bands:
+            how = chunk_reading(layer, config, tile.first_group, tile.groups)
+        # Tiles take the other buffer than the job before, which stored nothing: it was a tile, or the last of its run.
         buffer = 1 - self.buffer if tiled else at % 2
-        words = band_words(layer, rows.in_rows, config)
+        box = _Box.of(tile, layer, how)
+        self.resident.clear()
         record = np.zeros((), descriptor.DTYPE)
         if at == 0:
-            record = self._load(position, buffer, source, first, images, rows)
-        touches = [_Span(buffer, source, images * words)]
-        self._source(record, position, source, words, images, rows)
+            loads = self._loads(position, how.pieces, source, first, images, box)
+            record = self._load(loads, buffer, Job(position, first, images, tile, 0, 0))
+        touches = [_Span(buffer, source, images * box.words)]
+        self._source(record, position, how, source, images, tile, box)
         flags = int(record["flags"]) | (Flag.SRC_B if buffer else 0)
         if at + 1 < len(run.layers):
             flags |= Flag.STORE | (Flag.DST_B if (at + 1) % 2 else 0)
@@ -495,17 +622,11 @@ class _Writer:
             record["dst_base"], record["dst_plane"] = target, pool_h * pool_w
             record["dst_image"] = run.words[at + 1]
             touches.append(_Span((at + 1) % 2, target, images * run.words[at + 1]))
-        for flag, which, name, row in (
-            (Flag.WRITE_CONV, "conv", conv_name(layer.name), rows.conv_first),
-            (Flag.WRITE_POOL, "pool", out_name(layer.name), rows.out_first),
-        ):
-            if name in self.written:
-                flags |= flag
-                _address(record, which, self.memory[name], first, row)
         record["flags"] = flags
-        for part in reading(layer, config).parts:
-            self.records.append(self._part(record, position, part, rows.in_rows))
-            self.jobs.append(Job(position, first, images, rows, part.first, part.groups))
+        self._written(record, layer, first, tile)
+        for part in how.parts:
+            self.records.append(self._part(record, position, part))
+            self.jobs.append(Job(position, first, images, tile, part.first, part.groups))
             # What the first part needed is on chip.
             record["flags"] &= ~np.uint32(Flag.LOAD | Flag.FENCE)
             for name in LOAD_FIELDS:
@@ -513,28 +634,81 @@ class _Writer:
         self.produced[out_name(layer.name)] = len(self.jobs) - 1
         self.previous, self.buffer = tuple(touches), buffer
 
-    def _source(self, record: Records, position: int, source: int, words: int, images: int, rows: Band) -> None:
+    def outputs(self, position: int, image: int, tile: Tile, parts: tuple[Taps, ...]) -> None:
+        """The jobs of a tile each of whose outputs is computed by itself, its reduction in parts."""
+        layer = self.program.layers[position]
+        rows, columns = tile.rows, tile.columns
+        pixels = list(product(range(rows.conv_first, rows.conv_end), range(columns.conv_first, columns.conv_end)))
+        for number, (y, x) in enumerate(pixels):
+            for taps in parts:
+                flags = 0 if taps is parts[0] else Flag.CONTINUE
+                if taps is not parts[-1]:
+                    flags |= Flag.PARTIAL
+                else:
+                    flags |= (Flag.RESUME if number else 0) | (Flag.MORE if number + 1 < len(pixels) else 0)
+                self._output(position, image, tile, Output(y, x, taps), flags)
+        self.produced[out_name(layer.name)] = len(self.jobs) - 1
+
+    def _output(self, position: int, image: int, tile: Tile, output: Output, flags: int) -> None:
+        """A job that computes a part of one output."""
+        layer, config = self.program.layers[position], self.config
+        taps, (_, in_h, in_w), group = output.taps, layer.in_shape, tile.first_group
+        top, pad_y, rows = _inside(output.y * layer.stride[0] - layer.padding[0] + taps.ky, taps.rows, in_h)
+        left, pad_x, columns = _inside(output.x * layer.stride[1] - layer.padding[1] + taps.kx, taps.columns, in_w)
+        pieces = window_pieces(layer, config, group, taps.z, taps.planes) if rows and columns else ()
+        planes = sum(piece.planes for piece in pieces)
+        box = _Box(top, rows, left, columns, planes, _cut_both_ways(rows, columns, layer))
+        buffer = 1 - self.buffer
+        loads = self._loads(position, pieces, 0, image, 1, box)
+        job = Job(position, image, 1, tile, group, 1, output)
+        record = np.zeros((), descriptor.DTYPE)
+        content = b"".join(load.tobytes() for _, load in loads)
+        if content and self.resident.get(buffer) != content:
+            record = self._load(loads, buffer, job._replace(groups=0))
+            self.resident[buffer] = content
+        record["flags"] |= flags | (Flag.SRC_B if buffer else 0)
+        record["src_period"] = 1
+        self._geometry(record, layer, tile)
+        record["in_h"], record["in_w"] = (rows, columns) if pieces else (0, 0)
+        record["pad_y"], record["pad_x"] = (pad_y, pad_x) if pieces else (0, 0)
+        record["kernel_h"], record["kernel_w"], record["groups_in"] = taps.rows, taps.columns, taps.planes
+        if pieces:
+            record["src_plane"], record["src_tap"] = box.plane, box.row
+            record["src_base"] = box.shifted(0, pad_y)
+        record["images"], record["steps"], record["weight_passes"] = 1, taps.steps, 1
+        self._written(record, layer, image, tile)
+        record = self._part(record, position, Part(group, 1, 0, 1, 0))
+        record["weight_addr"] += taps.first_step * config.lanes * config.vec
+        self.records.append(record)
+        self.jobs.append(job)
+        self.previous, self.buffer = (_Span(buffer, 0, box.words),), buffer
+
+    def _source(
+        self, record: Records, position: int, how: Reading, source: int, images: int, tile: Tile, box: _Box
+    ) -> None:
         """Fill in what is computed from what lies on chip, for all output groups alike."""
         layer, config = self.program.layers[position], self.config
-        how = reading(layer, config)
-        _, _, in_w = layer.in_shape
-        _, _, out_w = layer.conv_shape
-        record["src_base"], record["src_plane"], record["src_image"] = source, rows.in_rows * in_w, words
-        record["in_h"], record["in_w"], record["out_h"], record["out_w"] = rows.in_rows, in_w, rows.conv_rows, out_w
+        self._geometry(record, layer, tile)
+        record["src_base"], record["src_plane"] = box.shifted(source, tile.rows.pad), box.plane
+        record["src_image"], record["src_tap"] = box.words, box.row
+        record["in_h"], record["in_w"] = tile.rows.in_size, tile.columns.in_size
         record["kernel_h"], record["kernel_w"] = layer.kernel
-        record["src_tap"] = in_w
         if how.operands == 2:
             # The second operand is a second row of the kernel, and lies behind the first.
-            record["kernel_h"], record["in_h"], record["src_tap"] = 2, rows.in_rows + 1, words // 2
-        record["stride_y"], record["stride_x"] = layer.stride
-        record["pad_y"], record["pad_x"] = rows.pad_y, layer.padding[1]
+            record["kernel_h"], record["in_h"], record["src_tap"] = 2, tile.rows.in_size + 1, box.words // 2
+        record["pad_y"], record["pad_x"] = tile.rows.pad, tile.columns.pad
         record["groups_in"] = how.groups_in
         needed = steps(layer, config)
         record["images"], record["steps"], record["weight_passes"] = images, needed, 1
-        outputs = images * rows.conv_rows * out_w
+        outputs = images * tile.rows.conv_size * tile.columns.conv_size
         if needed > config.weight_words and outputs > 1:
             record["weight_passes"] = outputs
             record["flags"] |= Flag.STREAM
+
+    def _geometry(self, record: Records, layer: Layer, tile: Tile) -> None:
+        """Fill in what becomes of a tile's accumulators."""
+        record["out_h"], record["out_w"] = tile.rows.conv_size, tile.columns.conv_size
+        record["stride_y"], record["stride_x"] = layer.stride
         record["flags"] |= Flag.RELU if layer.relu else 0
         record["upper"] = layer.upper
         record["pool_kernel"] = record["pool_stride"] = 1
@@ -542,38 +716,58 @@ class _Writer:
             record["flags"] |= Flag.POOL
             record["pool_kernel"], record["pool_stride"] = layer.pool.kernel, layer.pool.stride
             record["pool_pad"] = layer.pool.pad
-        record["pool_h"], record["pool_w"] = rows.out_rows, layer.out_shape[2]
+        record["pool_h"], record["pool_w"] = tile.rows.out_size, tile.columns.out_size
 
-    def _part(self, whole: Records, position: int, part: Part, rows: int) -> Records:
+    def _written(self, record: Records, layer: Layer, first: int, tile: Tile) -> None:
+        """Fill in where a tile's results go in memory: its first image's, row's and column's place in
+        `[N][C/VEC][H][W][VEC]`."""
+        rows, columns = tile.rows, tile.columns
+        for flag, which, name, row, column, width in (
+            (Flag.WRITE_CONV, "conv", conv_name(layer.name), rows.conv_first, columns.conv_first, columns.conv_size),
+            (Flag.WRITE_POOL, "pool", out_name(layer.name), rows.out_first, columns.out_first, columns.out_size),
+        ):
+            if name not in self.written:
+                continue
+            region = self.memory[name]
+            batch, groups, _, full, vec = region.shape
+            image = region.nbytes // batch
+            record["flags"] |= flag
+            record[f"{which}_addr"] = region.address + first * image + (row * full + column) * vec
+            record[f"{which}_plane"], record[f"{which}_image"] = image // groups, image
+            record[f"{which}_gap"] = (full - width) * vec
+
+    def _part(self, whole: Records, position: int, part: Part) -> Records:
         """The record of some output groups of a job."""
         layer, config = self.program.layers[position], self.config
         record = np.zeros((), descriptor.DTYPE)
         record[()] = whole  # its padding bytes zero too
-        plane = rows * layer.in_shape[2]
-        record["src_base"] += part.plane * plane
+        plane = int(whole["src_plane"])
+        record["src_base"] = (int(whole["src_base"]) + part.plane * plane) % (1 << 32)
         record["src_step"], record["src_period"] = part.step * plane, part.period
         record["groups_out"] = part.groups
         for region, which in ((weights_name(layer.name), "weight_addr"), (params_name(layer.name), "param_addr")):
             region_at = self.memory[region]
             record[which] = region_at.address + part.first * (region_at.nbytes // region_at.shape[0])
-        # Channel groups of VEC: a part begins with a whole one.
-        stored = part.first * config.lanes // config.vec
+        # Channel groups of VEC: of a tiled layer, a part may begin within one, and its address says where.
+        stored, within = divmod(part.first * config.lanes, config.vec)
         ends = ceil_div((part.first + part.groups) * config.lanes, config.vec)
         record["dst_groups"] = min(ends, ceil_div(layer.out_channels, config.vec)) - stored
         for which, moved in (("dst_base", "dst_plane"), ("conv_addr", "conv_plane"), ("pool_addr", "pool_plane")):
             record[which] += stored * int(record[moved])
+        for flag, which in ((Flag.WRITE_CONV, "conv_addr"), (Flag.WRITE_POOL, "pool_addr")):
+            record[which] += within if record["flags"] & flag else 0
         return record
 
-    def _load(self, position: int, buffer: int, source: int, first: int, images: int, rows: Band) -> Records:
-        """Records of all loads of a layer's input but the last, and a record with the last one, to be completed."""
-        loads = self._pieces(position, source, first, images, rows)
+    def _load(self, loads: list[tuple[str, Records]], buffer: int, job: Job) -> Records:
+        """Records of all loads for a job but the last, and a record with the last one, to be completed."""
         waiting = [
             self._must_wait(region, _Span(buffer, int(load["load_base"]), _words(load))) for region, load in loads
         ]
         # Those that need not wait go first: they load while the job before computes.
         order = sorted(range(len(loads)), key=waiting.__getitem__)
         for number, at in enumerate(order):
-            record = loads[at][1]
+            record = np.zeros((), descriptor.DTYPE)
+            record[()] = loads[at][1]
             record["flags"] = Flag.LOAD | (Flag.SRC_B if buffer else 0)
             if waiting[at] and (number == 0 or not waiting[order[number - 1]]):
                 record["flags"] |= Flag.FENCE
@@ -581,11 +775,12 @@ class _Writer:
             if number + 1 < len(order):
                 record["flags"] |= Flag.LOAD_ONLY
                 self.records.append(record)
-                self.jobs.append(Job(position, first, images, rows, 0, 0))
-        last = loads[order[-1]][1]
-        if len(loads) == 1 and images == 1:
-            self._in_chunks(last, self.program.layers[position], rows.in_rows)
-        return last
+                self.jobs.append(job)
+        # Rows arrive in turn only where all columns lie on chip, and an output's window is not all that is loaded.
+        full_width = job.tile.columns.in_size == self.program.layers[job.layer].in_shape[2]
+        if len(loads) == 1 and job.images == 1 and job.output is None and full_width:
+            self._in_chunks(record, self.program.layers[job.layer], job.tile.rows.in_size)
+        return record
 
     def _in_chunks(self, load: Records, layer: Layer, rows: int) -> None:
         """Load an image's channel groups in turn, a chunk of rows of each, so that the array need not wait for all."""
@@ -602,32 +797,28 @@ class _Writer:
         unfinished = self.produced.get(region, -1) >= self.fenced
         return unfinished or any(target.meets(span) for span in self.previous)
 
-    def _pieces(self, position: int, source: int, first: int, images: int, rows: Band) -> list[tuple[str, Records]]:
-        """Loads of a layer's input, with the regions that they read."""
-        layer, config = self.program.layers[position], self.config
-        how = reading(layer, config)
+    def _loads(
+        self, position: int, pieces: tuple[Piece, ...], source: int, first: int, images: int, box: _Box
+    ) -> list[tuple[str, Records]]:
+        """Loads of what a job reads, with the regions that they read."""
+        layer, vec = self.program.layers[position], self.config.vec
         _, in_h, in_w = layer.in_shape
-        plane = rows.in_rows * in_w
         loads = []
-        for piece in how.pieces:
+        for piece in pieces:
             name = layer.sources[piece.source]
             region_name = out_name(name) if out_name(name) in self.memory else input_name(name)
             region = self.memory[region_name]
             image_bytes = region.nbytes // region.shape[0]
             # Images that follow each other both in memory and on chip are one load.
-            together = images if piece.planes == how.planes == region.shape[1] else 1
+            together = images if piece.planes == box.planes == region.shape[1] else 1
             for image in range(0, images, together):
-                load = np.zeros((), descriptor.DTYPE)
-                load["load_base"] = source + (image * how.planes + piece.at) * plane
-                load["load_addr"] = region.address + (first + image) * image_bytes
-                load["load_addr"] += (piece.group * in_h + rows.in_first) * in_w * config.vec
-                load["load_words"], load["load_segments"] = together * piece.planes * plane, 1
-                load["load_stride"] = together * piece.planes * plane * config.vec
-                if rows.in_rows != in_h:
-                    # These rows of every channel group's plane.
-                    load["load_words"], load["load_segments"] = plane, piece.planes
-                    load["load_stride"] = in_h * in_w * config.vec
-                loads.append((region_name, load))
+                base = region.address + (first + image) * image_bytes
+                for at, plane, row, words, segments, stride in box.loads(piece, in_h, in_w, together):
+                    load = np.zeros((), descriptor.DTYPE)
+                    load["load_base"] = source + image * box.words + at
+                    load["load_addr"] = base + ((plane * in_h + row) * in_w + box.left) * vec
+                    load["load_words"], load["load_segments"], load["load_stride"] = words, segments, stride * vec
+                    loads.append((region_name, load))
         return loads
 
 
@@ -644,21 +835,13 @@ def _packed(records: list[Records]) -> Records:
     return joined
 
 
-def _address(record: Records, which: str, region: Region, first: int, row: int) -> None:
-    """Fill in where a job writes one of its results: its first image's and row's place in `[N][C/VEC][H][W][VEC]`."""
-    batch, groups, _, width, vec = region.shape
-    image = region.nbytes // batch
-    record[f"{which}_addr"] = region.address + first * image + row * width * vec
-    record[f"{which}_plane"] = image // groups
-    record[f"{which}_image"] = image
-
-
 def _cycle_bound(records: Records, config: Config) -> int:
     """Many times what the slowest sensible memory takes: beyond it, the device hangs."""
     total = 1_000_000
     for record in records:
         groups, images, steps = int(record["groups_out"]), int(record["images"]), int(record["steps"])
         outputs = groups * images * int(record["out_h"]) * int(record["out_w"])
+        outputs = 1 if int(record["flags"]) & Flag.ONE else outputs
         weights = groups * steps * config.lanes * config.vec * max(1, int(record["weight_passes"]))
         loaded = int(record["load_words"]) * int(record["load_segments"])
         features = (loaded + 2 * outputs * ceil_div(config.lanes, config.vec)) * config.vec

@@ -83,19 +83,33 @@ class Gathering:
         self.enabled = False
 
     def begin(
-        self, config: Config, enabled: bool, base: int, plane: int, image: int, geometry: tuple[int, int, int]
+        self,
+        config: Config,
+        enabled: bool,
+        base: int,
+        plane: int,
+        image: int,
+        gap: int,
+        geometry: tuple[int, int, int, int],
     ) -> None:
-        """A job: outputs of a plane, images, and channel groups that are written."""
+        """A job: rows and columns of outputs, images, and channel groups that are written."""
         self.enabled = enabled
-        self._base, self._plane, self._image = base, plane, image
-        self.pixels, self._images, self._groups = geometry
+        height, self._width, self._images, self._groups = geometry
+        # The first outputs may be within a word.
+        within = base % config.vec // config.lanes if config.lanes < config.vec else 0
+        self._base, self._plane, self._image, self._gap = base - base % config.vec, plane, image, gap
+        self.pixels = height * self._width
         self._config = config
-        self._at = self._pixel = self._picture = self._group = 0
+        self._at = self._pixel = self._picture = 0
+        self._group = within
 
     @property
     def left(self) -> int:
         """Outputs until the chunk that is being gathered is complete."""
-        return min(CHUNK - self._at, self.pixels - self._pixel)
+        # Rows that do not adjoin in memory are chunks of their own.
+        return min(
+            CHUNK - self._at, self._width - self._pixel % self._width if self._gap else self.pixels - self._pixel
+        )
 
     @property
     def blocked(self) -> bool:
@@ -116,15 +130,18 @@ class Gathering:
         """Outputs up to the end of the chunk at most; the last is taken in that cycle."""
         if not self.enabled:
             return
+        left = self.left - count
         self._at += count
         self._pixel += count
-        if self._at < CHUNK and self._pixel < self.pixels:
+        if left:
             return
         lanes, vec = self._config.lanes, self._config.vec
         parts, subs = max(1, lanes // vec), max(1, vec // lanes)
         group = self._group // subs * parts
         if group < self._groups:
-            first = self._base + self._picture * self._image + group * self._plane + (self._pixel - self._at) * vec
+            pixel = self._pixel - self._at
+            within = pixel * vec + pixel // self._width * self._gap
+            first = self._base + self._picture * self._image + group * self._plane + within
             self._unit.post(Chunk(last + 1, first, self._at, min(parts, self._groups - group), self._plane))
         self._at = 0
         if self._pixel == self.pixels:
@@ -187,12 +204,12 @@ class Outputs:
         self._pooling = bool(flags & Flag.POOL)
         self._buffer = int(bool(flags & Flag.DST_B)) if flags & Flag.STORE else None
         self._number, self._of_group, self._groups = 0, r["images"] * r["out_h"] * r["out_w"], r["dst_groups"]
-        for unit, flag, name, pixels in (
-            (self.conv, Flag.WRITE_CONV, "conv", r["out_h"] * r["out_w"]),
-            (self.pool, Flag.WRITE_POOL, "pool", r["pool_h"] * r["pool_w"]),
+        for unit, flag, name, extent in (
+            (self.conv, Flag.WRITE_CONV, "conv", (r["out_h"], r["out_w"])),
+            (self.pool, Flag.WRITE_POOL, "pool", (r["pool_h"], r["pool_w"])),
         ):
-            where = r[f"{name}_addr"], r[f"{name}_plane"], r[f"{name}_image"]
-            unit.begin(config, bool(flags & flag), *where, (pixels, r["images"], r["dst_groups"]))
+            where = r[f"{name}_addr"], r[f"{name}_plane"], r[f"{name}_image"], r[f"{name}_gap"]
+            unit.begin(config, bool(flags & flag), *where, (*extent, r["images"], r["dst_groups"]))
         self._width, self._height = r["out_w"], r["out_h"]
         self._at = 0  # output of the plane
         self._kernel, self._stride, self._pad = r["pool_kernel"], r["pool_stride"], r["pool_pad"]

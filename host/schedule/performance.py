@@ -30,8 +30,8 @@ class Buffers:
         Feature buffer that takes its output for the next layer, or "" if none does.
     written : bool
         Whether its output also, or only, goes to memory.
-    bands : int
-        Bands of output rows that an image is computed in; 1 unless the input exceeds a feature buffer.
+    tiles : int
+        Tiles that an image is computed in, mostly bands of output rows; 1 unless the input exceeds a feature buffer.
     streamed : bool
         Whether its weights exceed the ring and are fetched anew for every output.
     """
@@ -40,15 +40,15 @@ class Buffers:
     loaded: bool
     stored: str
     written: bool
-    bands: int
+    tiles: int
     streamed: bool
 
     def __str__(self) -> str:
-        """As "mem>A>B": from memory to buffer A, output to buffer B; "4x": in four bands."""
+        """As "mem>A>B": from memory to buffer A, output to buffer B; "4x": in four tiles."""
         ends = [self.stored] if self.stored else []
         ends += ["mem"] if self.written else []
         path = ">".join((["mem"] if self.loaded else []) + [self.source, "+".join(ends)])
-        notes = [f"{self.bands}x"] if self.bands > 1 else []
+        notes = [f"{self.tiles}x"] if self.tiles > 1 else []
         notes += ["weights streamed"] if self.streamed else []
         return " ".join([path, *notes])
 
@@ -210,7 +210,7 @@ def _places(launch: Launch) -> dict[int, Buffers]:
             loaded=any(flag & Flag.LOAD for flag in flags),
             stored="/".join(sorted(stored)),
             written=any(flag & (Flag.WRITE_CONV | Flag.WRITE_POOL) for flag in computing),
-            bands=len({job.band for _, job in own}),
+            tiles=len({job.tile for _, job in own}),
             streamed=any(flag & Flag.STREAM for flag in computing),
         )
     return places

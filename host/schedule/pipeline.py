@@ -362,10 +362,13 @@ class Pipeline:
             began, ready, job = self.computes[index]
             record, flags = job.record, job.flags
             waited = max(0, ready - self.computed) if index else 0
-            outputs.begin(record, began + SETTLING)
+            # Jobs of one output: the stages behind the array go on from one to the next, and no output leaves a part.
+            leaves, waits = not flags & Flag.PARTIAL, not flags & (Flag.PARTIAL | Flag.MORE)
+            if not flags & (Flag.PARTIAL | Flag.RESUME):
+                outputs.begin(record, began + SETTLING)
             step = began + SETTLING + PRIMING  # the next one's cycle, if nothing is missing
             steps, width = record["steps"], record["out_w"]
-            count = record["images"] * record["out_h"] * width
+            count = 1 if flags & Flag.ONE else record["images"] * record["out_h"] * width
             streaming = bool(flags & Flag.STREAM)
             for number in range(record["groups_out"]):
                 while len(self.params_there) <= group:
@@ -400,7 +403,8 @@ class Pipeline:
                             last = issued
                             used += word == burst.end
                         waited += last + 1 - step - steps
-                        yield from outputs.take(last)
+                        if leaves:
+                            yield from outputs.take(last)
                         at += 1
                     else:
                         waited += earliest - step
@@ -422,7 +426,7 @@ class Pipeline:
                 group += 1
             while job.early and job.loaded is None:
                 yield self.arrived
-            end = max(began + SETTLING + 2, outputs.done, step, job.loaded or 0 if job.early else 0)
+            end = max(began + SETTLING + 2, outputs.done if waits else 0, step, job.loaded or 0 if job.early else 0)
             self.spans[job.index] = Span(began, end, waited)
             self.computed, self.computing = end + 1, 0
             self.changed.fire()

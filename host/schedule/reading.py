@@ -89,6 +89,29 @@ def reading(layer: Layer, config: Config) -> Reading:
     return Reading(len(how.planes), pieces, parts, how.span, 1)
 
 
+@lru_cache(maxsize=65536)
+def chunk_reading(layer: Layer, config: Config, first: int, groups: int) -> Reading:
+    """How jobs read what output groups `first` to `first + groups - 1` need, and only that, each plane once."""
+    how = arrange(layer, config)
+    # Output groups that only fill up the last stored word meet zero weights, wherever they read from.
+    real = how.first[: ceil_div(layer.out_channels, config.lanes)][first : first + groups]
+    if not real:
+        return Reading(1, _pieces(how.planes[:1]), (Part(first, groups, 0, 1, 0),), how.span, 1)
+    low, high = min(real), min(max(real) + how.span, len(how.planes))
+    parts = _parts(tuple(plane - low for plane in real), groups, 1)
+    assert parts is not None
+    moved = tuple(part._replace(first=first + part.first) for part in parts)
+    return Reading(high - low, _pieces(how.planes[low:high]), moved, how.span, 1)
+
+
+def window_pieces(layer: Layer, config: Config, group: int, z: int, planes: int) -> tuple[Piece, ...]:
+    """The loads of channel groups `z` to `z + planes - 1` of an output group's window; those behind the last are left
+    out (they meet zero weights)."""
+    how = arrange(layer, config)
+    low = how.first[group] + z
+    return _pieces(how.planes[low : low + planes]) if low < len(how.planes) else ()
+
+
 def _pieces(planes: tuple[Plane, ...]) -> tuple[Piece, ...]:
     starts = [0]
     for at, (before, plane) in enumerate(pairwise(planes), 1):
@@ -106,6 +129,9 @@ def _parts(first: tuple[int, ...], count: int, block: int) -> tuple[Part, ...] |
     parts = []
     at = 0
     while at < count:
+        if at >= len(first):
+            parts.append(Part(at, count - at, 0, 1, 0))
+            break
         rule, end = _rule(first[at:]), count
         if rule is None:
             end = at + block

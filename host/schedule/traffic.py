@@ -36,9 +36,17 @@ def job_traffic(config: Config, record: np.void) -> Traffic:
         return Traffic(read, 0)
     weights = job["steps"] * config.vec * job["weight_passes"]
     read += job["groups_out"] * config.lanes * (weights + params.PARAM_BYTES)
-    planes = job["images"] * job["dst_groups"] * config.vec
-    written = planes * job["out_h"] * job["out_w"] * bool(flags & Flag.WRITE_CONV)
-    written += planes * job["pool_h"] * job["pool_w"] * bool(flags & Flag.WRITE_POOL)
+    if flags & (Flag.PARTIAL | Flag.MORE):
+        return Traffic(read, 0)  # outputs that join are counted once, with the last
+    written = 0
+    for flag, which, pixels in (
+        (Flag.WRITE_CONV, "conv", job["out_h"] * job["out_w"]),
+        (Flag.WRITE_POOL, "pool", job["pool_h"] * job["pool_w"]),
+    ):
+        if flags & flag:
+            within = job[f"{which}_addr"] % config.vec
+            channels = min(job["dst_groups"] * config.vec, within + job["groups_out"] * config.lanes) - within
+            written += job["images"] * channels * pixels
     return Traffic(read, written)
 
 

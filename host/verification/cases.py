@@ -14,6 +14,7 @@ from host.program.arrangement import steps
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Operator, Pool
 from host.program.program import Program
+from host.schedule.tiling import fits_on_chip, tiling
 from hw import params
 from hw.config import Config
 from hw.layout import ceil_div, output_groups
@@ -21,7 +22,7 @@ from hw.layout import ceil_div, output_groups
 Int8 = npt.NDArray[np.int8]
 
 CONFIGS = (
-    Config(lanes=2, vec=4, feature_bytes=1024, weight_bytes=256, port_bits=32, pool_columns=16, saboteur=True),
+    Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4, saboteur=True),
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, port_bits=128, pool_columns=32, saboteur=True),
     Config(lanes=8, vec=8, feature_bytes=8192, weight_bytes=4096, port_bits=64, pool_columns=32, saboteur=True),
     Config(lanes=16, vec=8, saboteur=True),
@@ -31,10 +32,13 @@ CONFIGS = (
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, saboteur=True, arithmetic="pipecnn"),
 )
 """Few, since each costs a build of the simulator; small buffers, so that chunks and tensors that go through memory are
-common, and with 512 bytes tiled layers too; one without fault instrumentation, one in PipeCNN's arithmetic."""
+common, and with 512 bytes tiled layers too; in 256 bytes many layers' windows do not fit. One is without fault
+instrumentation, one in PipeCNN's arithmetic."""
 
 MOST_STEPS = 60_000
 """Array steps of one case: keeps a case on the RTL near a tenth of a second."""
+DESCRIPTOR_STEPS = 60
+"""Steps' worth of time that a job takes beside its steps."""
 MOST_EVENTS = 2_000
 CHAINS = 0.35
 """Share of the networks that are chains."""
@@ -541,7 +545,17 @@ def _steps(layer: Layer, config: Config) -> int:
     if steps(layer, config) > config.weight_words and oh * ow > 1:
         # Every step's weights are fetched.
         computed *= max(1, config.lanes * config.vec // config.port_bytes)
-    return computed + ceil_div(words, config.vec)
+    return computed + ceil_div(words, config.vec) + DESCRIPTOR_STEPS * _descriptors(layer, config)
+
+
+def _descriptors(layer: Layer, config: Config) -> int:
+    """About how many an image of a layer takes."""
+    if fits_on_chip(layer, config):
+        return 1
+    how = tiling(layer, config)
+    if how.parts:
+        return sum(tile.rows.conv_size * tile.columns.conv_size for tile in how.tiles) * 2 * len(how.parts)
+    return len(how.tiles) * (1 + ceil_div(layer.in_shape[0], config.vec))
 
 
 def _operands(rng: np.random.Generator, shape: tuple[int, ...]) -> Int8:

@@ -171,7 +171,7 @@ def _describe(
             "(z, ky, kx)": job.step_of(step),
             "features": job.features[at].tolist(),
             "weights": job.weights[at, lane].tolist(),
-            "accumulator before": int(job.acc[at - 1, lane]) if step else "the bias",
+            "accumulator before": _before(job, at, lane),
         }
         channel = group * config.lanes + lane
         return Divergence(
@@ -190,23 +190,31 @@ def _describe(
         )
     group, image, y, x = job.final(at)
     operands = {"window": _window(job, at, lane)}
-    step = job.steps - 1
+    step = job.first_step + job.steps - 1
     channel = group * config.lanes + lane
     return Divergence(device, layer.name, "pool", image, channel, y, x, step, expected, found, operands, cycle)
+
+
+def _before(job: Expected, at: int, lane: int) -> int | str:
+    """What a step of a job adds to."""
+    if at % job.steps:
+        return int(job.acc[at - 1, lane])
+    return "what the job before left" if job.first_step else "the bias"
 
 
 def _window(job: Expected, at: int, lane: int) -> list[int]:
     """The convolution's outputs that a final output is the maximum of."""
     layer = job.layer
     if layer.pool is None:
-        return [int(job.requant[at, lane])]
-    pool, oh, ow = layer.pool, job.job.band.conv_rows, layer.conv_shape[2]
-    ph, pw = job.job.band.out_rows, layer.out_shape[2]
+        return [int(job.joined[at, lane])]
+    tile_rows, tile_columns, *_ = job.job.tile
+    pool, oh, ow = layer.pool, tile_rows.conv_size, tile_columns.conv_size
+    ph, pw = tile_rows.out_size, tile_columns.out_size
     plane, pixel = divmod(at, ph * pw)
     y, x = divmod(pixel, pw)
     rows = range(max(0, y * pool.stride - pool.pad), min(oh, y * pool.stride - pool.pad + pool.kernel))
     columns = range(max(0, x * pool.stride - pool.pad), min(ow, x * pool.stride - pool.pad + pool.kernel))
-    return [int(job.requant[(plane * oh + r) * ow + c, lane]) for r in rows for c in columns]
+    return [int(job.joined[(plane * oh + r) * ow + c, lane]) for r in rows for c in columns]
 
 
 def _first_unequal(a: Array, b: Array) -> int:

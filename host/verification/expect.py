@@ -14,6 +14,7 @@ from host.program.integer import max_pool, wrap
 from host.program.layers import Layer
 from host.schedule.launch import Job, Unit
 from hw.config import Config
+from hw.descriptor import Flag
 from hw.masks import BankMasks
 
 Int8 = npt.NDArray[np.int8]
@@ -38,7 +39,9 @@ class Expected:
     acc: Int32
     """After each step, flips included, shape (steps of the job, LANES)."""
     requant: Int8
-    """Shape (outputs, LANES)."""
+    """Shape (outputs, LANES); none of a job after which another goes on from its accumulators."""
+    joined: Int8
+    """`requant`, behind the outputs of earlier jobs that are pooled together with them, shape (outputs, LANES)."""
     pool: Int8
     """Final outputs, flips included, shape (final outputs, LANES)."""
     first_group: int
@@ -46,18 +49,24 @@ class Expected:
     """Output groups of the job."""
     steps: int
     """Per output."""
+    first_step: int
+    """0, unless the job goes on from where another left."""
+    started: int
+    """Number of the job that was the first to have outputs pooled together with this one's: usually its own."""
+    more: bool
+    """Whether `joined` waits for outputs of later jobs."""
 
     def output(self, slot: int) -> tuple[int, int, int, int, int]:
         """(group, image in the launch, row, column, step) of a step of the job."""
-        band = self.job.band
-        group, image, y, x = self._place(slot // self.steps, band.conv_rows, self.layer.conv_shape[2])
-        return group, image, band.conv_first + y, x, slot % self.steps
+        rows, columns = extents(self.job)
+        group, image, y, x = self._place(slot // self.steps, rows[1], columns[1])
+        return group, image, rows[0] + y, columns[0] + x, self.first_step + slot % self.steps
 
     def final(self, at: int) -> tuple[int, int, int, int]:
         """(group, image in the launch, row, column) of a final output."""
-        band = self.job.band
-        group, image, y, x = self._place(at, band.out_rows, self.layer.out_shape[2])
-        return group, image, band.out_first + y, x
+        rows, columns, *_ = self.job.tile
+        group, image, y, x = self._place(at, rows.out_size, columns.out_size)
+        return group, image, rows.out_first + y, columns.out_first + x
 
     def _place(self, at: int, rows: int, columns: int) -> tuple[int, int, int, int]:
         group, image, y, x = np.unravel_index(at, (self.groups, self.job.images, rows, columns))
@@ -69,17 +78,27 @@ class Expected:
         return index // (kh * kw), index // kw % kh, index % kw
 
     def completed(self, at: int) -> int:
-        """The output of the convolution with which a final output's window is complete."""
-        oh, ow = self.job.band.conv_rows, self.layer.conv_shape[2]
+        """The output of the convolution with which a final output's window is complete; the first one if that was an
+        earlier job's."""
+        rows, columns, *_ = self.job.tile
+        oh, ow = rows.conv_size, columns.conv_size
         if self.layer.pool is None:
             return at
         pool = self.layer.pool
-        ph, pw = self.job.band.out_rows, self.layer.out_shape[2]
+        ph, pw = rows.out_size, columns.out_size
         plane, pixel = divmod(at, ph * pw)
         y, x = divmod(pixel, pw)
         last_y = min(y * pool.stride - pool.pad + pool.kernel, oh) - 1
         last_x = min(x * pool.stride - pool.pad + pool.kernel, ow) - 1
-        return (plane * oh + last_y) * ow + last_x
+        return max(0, (plane * oh + last_y) * ow + last_x - len(self.joined) + len(self.requant))
+
+
+def extents(job: Job) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(first, number) of the rows and columns of the convolution that a job computes."""
+    if job.output is not None:
+        return (job.output.y, 1), (job.output.x, 1)
+    rows, columns, *_ = job.tile
+    return (rows.conv_first, rows.conv_size), (columns.conv_first, columns.conv_size)
 
 
 def expected_job(
@@ -93,6 +112,7 @@ def expected_job(
     config: Config,
     loaded: bool,
     banks: Mapping[str, BankMasks] | None = None,
+    before: Expected | None = None,
 ) -> Expected:
     """The records of job `number` of a unit.
 
@@ -113,60 +133,79 @@ def expected_job(
         Whether the job reads what was loaded for it.
     banks : mapping of bank name to BankMasks, optional
         Those in which something is late or stuck.
+    before : Expected, optional
+        Of the job before: a job with one output may go on from its accumulators, or have its outputs pooled together
+        with those of jobs before.
     """
     job, vec, lanes = unit.jobs[number], config.vec, config.lanes
     features = arrange_features(x[job.first : job.first + job.images], layer, config)
     (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
-    oh, ow = job.band.conv_rows, layer.conv_shape[2]
+    flags = int(unit.descriptors["flags"][number])
+    (top, oh), (left, ow) = extents(job)
     how = arrange(layer, config)
-    steps = how.span * kh * kw
+    first_step, steps = 0, how.span * kh * kw
+    if job.output is not None:
+        first_step, steps = job.output.taps.first_step, job.output.taps.steps
+    mine = slice(first_step, first_step + steps)
     # Room for every window, whether or not it reaches beyond the padding.
     features = np.pad(features, ((0, 0), (0, 0), (py, kh + sy), (px, kw + sx), (0, 0)))
-    z, ky, kx = (a.reshape(-1) for a in np.meshgrid(range(how.span), range(kh), range(kw), indexing="ij"))
-    rows = (job.band.conv_first + np.arange(oh))[:, None] * sy + ky
-    columns = np.arange(ow)[:, None] * sx + kx
+    z, ky, kx = (a.reshape(-1)[mine] for a in np.meshgrid(range(how.span), range(kh), range(kw), indexing="ij"))
+    rows = (top + np.arange(oh))[:, None] * sy + ky
+    columns = (left + np.arange(ow))[:, None] * sx + kx
     # (groups, images, OH, OW, steps, VEC)
     chosen = slice(job.first_group, job.first_group + job.groups)
     planes = [first + z for first in how.first[chosen]]
     patches = np.stack([features[:, here, rows[:, None, :], columns[None, :, :]] for here in planes])
 
     groups = job.groups
-    taps = pack_weights(weight, layer, config)[chosen].reshape(groups, steps, lanes, vec)
+    taps = pack_weights(weight, layer, config)[chosen].reshape(groups, -1, lanes, vec)[:, mine]
     # A weight that the layer has is one that counts, whatever its value.
     read = pack_weights(np.ones(layer.weight_shape, np.int8), layer, config)[chosen].any(axis=4)
-    read = read.reshape(groups, 1, 1, 1, steps, vec)
+    read = read.reshape(groups, 1, 1, 1, -1, vec)[..., mine, :]
     stored = _by_lane(bias, len(how.first), lanes)[chosen]
     pipecnn = config.arithmetic == "pipecnn"
     start = np.zeros_like(stored) if pipecnn else stored
+    if flags & Flag.CONTINUE:
+        assert before is not None
+        start = before.acc[-1:].astype(np.int64)
     events = unit.mac_events[unit.mac_events["job"] == number]
     if banks:
-        acc = _stepwise(patches, taps, start, events, banks)
+        acc = _stepwise(patches, taps, start, events, banks, goes_on=bool(flags & Flag.CONTINUE))
     else:
         sums = np.einsum("gnyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
         acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
         acc = wrap(acc).astype(np.int64).reshape(-1, lanes)
         for event in events:
             slot, lane = int(event["slot"]), int(event["lane"])
-            before = int(acc[slot, lane])
-            change = int(wrap(np.array(before ^ (1 << int(event["bit"])), np.int64))) - before
+            value = int(acc[slot, lane])
+            change = int(wrap(np.array(value ^ (1 << int(event["bit"])), np.int64))) - value
             rest = slice(slot, (slot // steps + 1) * steps)
             acc[rest, lane] = wrap(acc[rest, lane] + change)
 
     final = acc.reshape(groups, job.images, oh, ow, steps, lanes)[..., -1, :]
     s = _by_lane(shift, len(how.first), lanes)[chosen].reshape(groups, 1, 1, 1, lanes)
     half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    value = (final + half) >> s
+    shifted = (final + half) >> s
     if pipecnn:
-        wrapped = (value + stored.reshape(s.shape) + 128) % 256 - 128
-        value = np.where(value > 127, 127, np.where(value < -128, -128, wrapped))
-    conv = np.clip(value, 0 if layer.relu else -128, layer.upper).astype(np.int8)
-    out = conv
-    if layer.pool is not None:
-        nchw = conv.transpose(0, 1, 4, 2, 3).reshape(groups * job.images, lanes, oh, ow)
-        pooled = max_pool(nchw, layer.pool)
-        out = pooled.transpose(0, 2, 3, 1)[:, : job.band.out_rows]
-    flat = np.ascontiguousarray(out).reshape(-1, lanes).copy()
-    for event in unit.feature_events[unit.feature_events["job"] == number]:
+        wrapped = (shifted + stored.reshape(s.shape) + 128) % 256 - 128
+        shifted = np.where(shifted > 127, 127, np.where(shifted < -128, -128, wrapped))
+    conv = np.clip(shifted, 0 if layer.relu else -128, layer.upper).astype(np.int8).reshape(-1, lanes)
+    if flags & Flag.PARTIAL:
+        conv = conv[:0]
+    joined, started, more = conv, number, bool(flags & Flag.MORE)
+    if before is not None and before.more:
+        # Outputs of earlier jobs wait for this one's, or for those after it.
+        joined, started = np.concatenate([before.joined, conv]), before.started
+        more = more or bool(flags & Flag.PARTIAL)
+    out = joined[:0] if flags & (Flag.PARTIAL | Flag.MORE) else joined
+    if layer.pool is not None and len(out):
+        tile_rows, tile_columns, *_ = job.tile
+        ph, pw = tile_rows.out_size, tile_columns.out_size
+        nhwc = out.reshape(groups * job.images, tile_rows.conv_size, tile_columns.conv_size, lanes)
+        pooled = max_pool(nhwc.transpose(0, 3, 1, 2), layer.pool)
+        out = np.ascontiguousarray(pooled.transpose(0, 2, 3, 1)[:, :ph, :pw])
+    flat = out.reshape(-1, lanes).copy()
+    for event in unit.feature_events[unit.feature_events["job"] == started] if len(flat) else ():
         flat.view(np.uint8)[int(event["slot"]), int(event["lane"])] ^= np.uint8(1 << int(event["bit"]))
 
     shape = (groups, job.images, oh, ow, steps)
@@ -178,16 +217,25 @@ def expected_job(
         read=np.broadcast_to(read, patches.shape).reshape(-1, vec),
         weights=np.broadcast_to(taps[:, None, None, None], (*shape, lanes, vec)).reshape(-1, lanes, vec),
         acc=acc.astype(np.int32),
-        requant=np.ascontiguousarray(conv).reshape(-1, lanes),
+        requant=conv,
+        joined=joined,
         pool=flat,
         first_group=job.first_group,
         groups=groups,
         steps=steps,
+        first_step=first_step,
+        started=started,
+        more=more,
     )
 
 
 def _stepwise(
-    patches: Int8, taps: Int8, start: npt.NDArray[np.int64], events: Records, banks: Mapping[str, BankMasks]
+    patches: Int8,
+    taps: Int8,
+    start: npt.NDArray[np.int64],
+    events: Records,
+    banks: Mapping[str, BankMasks],
+    goes_on: bool,
 ) -> npt.NDArray[np.int64]:
     """Accumulators after every step with late or stuck bits, shape (steps of the job, LANES), in job order.
 
@@ -197,6 +245,8 @@ def _stepwise(
     taps : int8 array, shape (groups, steps, LANES, VEC)
     start : int array, shape (groups, LANES)
     events : records of `hw.events.DTYPE`
+    goes_on : bool
+        `start` is what the accumulators hold, instead of what they are loaded with.
     """
     groups, images, oh, ow, steps, vec = patches.shape
     lanes = taps.shape[2]
@@ -214,7 +264,7 @@ def _stepwise(
     lane = np.tile(np.arange(lanes), groups)
     acc = np.empty(flips.shape, np.int64)
     first = wrap(start.reshape(-1))
-    for pixel, step, after in stepwise.run(banks, lane, first, images * oh, ow, steps, operands):
+    for pixel, step, after in stepwise.run(banks, lane, first, images * oh, ow, steps, operands, goes_on=goes_on):
         values = after.view(np.int32).reshape(images, oh, groups, lanes)
         acc[:, :, :, pixel, step] = values.transpose(2, 0, 1, 3)
     return acc.reshape(-1, lanes)

@@ -20,7 +20,7 @@ from host.schedule import memory
 from host.schedule.launch import Launch, Unit
 from host.verification.cases import CONFIGS, Case, kind_of, random_case
 from host.verification.divergence import Divergence, in_trace
-from host.verification.expect import Expected, expected_job
+from host.verification.expect import Expected, expected_job, extents
 from host.verification.overclocked import OVERCLOCKED, overclocked_case
 from hw import layout, params
 from hw.config import Config
@@ -428,8 +428,10 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
     unit = launch.units[0]
     loaded = False
     for number, (job, flags) in enumerate(zip(unit.jobs, unit.descriptors["flags"], strict=True)):
-        # Jobs of one layer's further output groups read what the first read.
+        # Jobs of one tile's further output groups read what the first read; a job with one output may read again what
+        # an earlier one read.
         further = bool(jobs) and jobs[-1].job[:4] == job[:4] and job.first_group > 0
+        further = further or job.output is not None
         loaded = bool(flags & Flag.LOAD) or (loaded and (further or _only_loads(unit, number - 1)))
         if _only_loads(unit, number):
             continue
@@ -450,6 +452,7 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
                 config,
                 loaded,
                 banks,
+                jobs[-1] if jobs else None,
             )
         )
     return jobs
@@ -466,25 +469,28 @@ def _with_cycle(written: Divergence, jobs: list[Expected], trace: Any, config: C
         return written
     outputs = finals = 0
     for job in jobs:
-        conv, band = written.stage == "write conv", job.job.band
-        first, rows, kept = (
-            (band.conv_first, band.conv_rows, band.conv_first)
-            if conv
-            else (band.out_first, band.out_rows, band.kept_first)
+        conv = written.stage == "write conv"
+        (top, rows), (left, columns) = extents(job.job)
+        kept = top, left
+        if not conv:
+            bands = job.job.tile[:2]
+            (top, rows), (left, columns) = ((b.out_first, b.out_size) for b in bands)
+            kept = bands[0].kept_first, bands[1].kept_first
+        here = job.job.first <= written.image < job.job.first + job.job.images and len(
+            job.requant if conv else job.pool
         )
-        here = job.job.first <= written.image < job.job.first + job.job.images and kept <= written.y < first + rows
+        here = here and kept[0] <= written.y < top + rows and kept[1] <= written.x < left + columns
         group, lane = divmod(written.channel, config.lanes)
         group -= job.first_group
         if job.layer.name == written.layer and here and 0 <= group < job.groups:
-            columns = (job.layer.conv_shape if conv else job.layer.out_shape)[2]
             plane = group * job.job.images + written.image - job.job.first
-            at = (plane * rows + written.y - first) * columns + written.x
+            at = (plane * rows + written.y - top) * columns + written.x - left
             values, cycles, base = (
                 (job.requant, trace.requant_cycle, outputs) if conv else (job.pool, trace.pool_cycle, finals)
             )
             return replace(
                 written,
-                step=job.steps - 1,
+                step=job.first_step + job.steps - 1,
                 cycle=int(cycles[base + at]),
                 operands={"value at the pipeline's end": int(values[at, lane])},
                 note=f"{written.note} the value was right in the pipeline and wrong in memory".strip(),

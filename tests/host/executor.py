@@ -78,6 +78,7 @@ class Executor(Device):
             fields = raw.view(descriptor.DTYPE)[0]
             job = {name: int(fields[name]) for name in descriptor.DTYPE.names or ()}
             core.job(job, mac_events[mac_events["job"] == number], feature_events[feature_events["job"] == number])
+        need(core.accumulators is None and core.joined is None, "the launch ends within an output")
         self.jobs += jobs
         self.fences += core.fences
         need(core.applied == len(mac_events) + len(feature_events), "events name jobs that do not exist")
@@ -105,6 +106,12 @@ class _Core:
         self.unacknowledged = np.zeros(device.memory_bytes, bool)
         self.fences = 0
         self.applied = 0
+        self.accumulators: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+        """Of a PARTIAL job, with its biases."""
+        self.joined: list[npt.NDArray[np.int8]] | None = None
+        """Outputs of jobs with MORE, in their order; what they share, and the first's flips are below."""
+        self.shared: dict[str, int] = {}
+        self.flips: npt.NDArray[np.void] = np.zeros(0, events.DTYPE)
 
     def job(self, d: dict[str, int], mac: npt.NDArray[np.void], feature: npt.NDArray[np.void]) -> None:
         vec, lanes = self.config.vec, self.config.lanes
@@ -116,9 +123,11 @@ class _Core:
         if flags & Flag.LOAD_ONLY:
             self.load_only(d, len(mac) + len(feature))
             return
+        one = bool(flags & Flag.ONE)
         images, groups_in, groups_out = d["images"], d["groups_in"], d["groups_out"]
         kh, kw, steps = d["kernel_h"], d["kernel_w"], d["steps"]
-        oh, ow = d["out_h"], d["out_w"]
+        oh, ow = (1, 1) if one else (d["out_h"], d["out_w"])
+        need(not one or (images, groups_out, d["src_period"]) == (1, 1, 1), "a single output of several planes")
         outputs = images * oh * ow
         need(min(outputs, groups_in, groups_out, kh, kw, d["src_period"]) > 0, "a job computes nothing")
         need(steps == groups_in * kh * kw, "steps do not match the kernel")
@@ -150,6 +159,11 @@ class _Core:
                 self.applied += 1
         start = bias if self.config.arithmetic == "redline" else np.zeros_like(bias)
         acc = np.broadcast_to(start[:, None, None, None], (groups_out, images, oh, ow, lanes)).copy()
+        need(bool(flags & Flag.CONTINUE) == (self.accumulators is not None), "accumulators of two outputs mix")
+        if self.accumulators is not None:
+            acc, begun_at = self.accumulators
+            need(np.array_equal(begun_at, bias), "parts of one output have several biases")
+            self.accumulators = None
         rows, columns = np.arange(oh) * d["stride_y"] - d["pad_y"], np.arange(ow) * d["stride_x"] - d["pad_x"]
         words = np.zeros(self.config.feature_words, bool)
         # Output groups that read the same features go together.
@@ -164,7 +178,7 @@ class _Core:
                         y, c = rows + ky, columns + kx
                         inside = ((y >= 0) & (y < d["in_h"]))[:, None] & ((c >= 0) & (c < d["in_w"]))
                         pixel = (rows * d["in_w"] + ky * d["src_tap"])[:, None] + c
-                        address = (base + z * d["src_plane"])[:, None, None] + pixel
+                        address = ((base + z * d["src_plane"])[:, None, None] + pixel) & 0xFFFFFFFF
                         weight = w[some, z, ky, kx]
                         self.read_features(source, address[:, inside], words, bool(weight.any()))
                         window = self.buffers[source, address % self.config.feature_words].astype(np.int64)
@@ -174,6 +188,12 @@ class _Core:
                             acc[some] = _signed(acc[some] ^ masks[some, ..., step, :])
                         step += 1
 
+        if flags & Flag.PARTIAL:
+            need(not len(feature), "events name a job that has no output")
+            need(self.joined is None or _shared(d) == self.shared, "a job between outputs that join says otherwise")
+            self.accumulators = acc, bias
+            self.before, self.gathered = [(source, np.flatnonzero(words))], []
+            return
         rounded = np.where(shift > 0, (acc + (1 << np.maximum(shift - 1, 0))) >> shift, acc)
         if self.config.arithmetic == "pipecnn":
             # r = 2 * rounded, or one more: 256 and above saturates, and so does what is below -256.
@@ -181,6 +201,11 @@ class _Core:
             wrapped = (rounded + bias[:, None, None, None]).astype(np.int8)
             rounded = np.select([r >= 256, r < -256], [127, -128], wrapped)
         conv = np.clip(rounded, 0 if flags & Flag.RELU else -128, d["upper"]).astype(np.int8)
+        joined = self.join(d, conv, feature)
+        if joined is None:
+            self.before, self.gathered = [(source, np.flatnonzero(words))], []
+            return
+        conv, feature = joined
         out = self.pool(d, conv) if flags & Flag.POOL else conv
         need(out.shape[2:4] == (d["pool_h"], d["pool_w"]), "the final extents do not match")
         out = out.copy()
@@ -197,9 +222,32 @@ class _Core:
                 need(not np.isin(touched[1][1], read).any(), "a job overwrites its own source")
         for flag, which, result in ((Flag.WRITE_CONV, "conv", conv), (Flag.WRITE_POOL, "pool", out)):
             if flags & flag:
-                self.write(d, which, self.channels(d, result))
+                self.write(d, which, result)
         self.before = touched
         self.gathered = []
+
+    def join(
+        self, d: dict[str, int], conv: npt.NDArray[np.int8], feature: npt.NDArray[np.void]
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.void]] | None:
+        """All outputs of the jobs that share pooling and write-back, and the flips in them; None if more will come."""
+        flags = d["flags"]
+        need(bool(flags & Flag.RESUME) == (self.joined is not None), "outputs of two tiles mix")
+        shared = _shared(d)
+        if self.joined is None:
+            if not flags & Flag.MORE:
+                need(not flags & Flag.ONE or d["out_h"] * d["out_w"] == 1, "an output is missing")
+                return conv, feature
+            self.joined, self.shared, self.flips = [], shared, feature
+        else:
+            need(shared == self.shared, "jobs whose outputs join disagree on what becomes of them")
+            need(not len(feature), "events name a job that did not start its outputs")
+        self.joined.append(conv)
+        if flags & Flag.MORE:
+            return None
+        need(len(self.joined) == d["out_h"] * d["out_w"], "outputs are missing, or too many")
+        whole = np.concatenate(self.joined, axis=3).reshape(1, 1, d["out_h"], d["out_w"], -1)
+        self.joined = None
+        return whole, self.flips
 
     def load_only(self, d: dict[str, int], faults: int) -> None:
         """Check a job that loads and does nothing else; what it loaded is for the next job that computes."""
@@ -287,14 +335,35 @@ class _Core:
         return buffer, words.reshape(-1)
 
     def write(self, d: dict[str, int], which: str, result: npt.NDArray[np.int8]) -> None:
-        images, groups = result.shape[:2]
-        for image in range(images):
-            for group in range(groups):
-                at = d[f"{which}_addr"] + image * d[f"{which}_image"] + group * d[f"{which}_plane"]
-                need(at % self.config.vec == 0, "a write is not aligned")
-                raw = np.ascontiguousarray(result[image, group])
-                self.device.write(at, raw)
-                self.unacknowledged[at : at + raw.nbytes] = True
+        """Each lane's bytes: `[M/LANES][N][H][W][LANES]` to their places in words of VEC."""
+        groups, images, h, w, lanes = result.shape
+        vec = self.config.vec
+        at, within = divmod(d[f"{which}_addr"], vec)
+        need(within % lanes == 0, "a write begins within an output")
+        channel = within + np.arange(groups * lanes)
+        need(d["dst_groups"] * vec <= -(-(channel[-1] + 1) // vec) * vec, "more groups written than computed")
+        plane, byte = np.divmod(channel, vec)
+        row = w * vec + d[f"{which}_gap"]
+        need(d[f"{which}_gap"] % vec == 0, "a gap is no multiple of a word")
+        place = (
+            at * vec
+            + np.arange(images)[:, None, None, None] * d[f"{which}_image"]
+            + (plane * d[f"{which}_plane"] + byte)[:, None, None]
+            + np.arange(h)[:, None] * row
+            + np.arange(w) * vec
+        )
+        kept = place[:, plane < d["dst_groups"]]
+        values = result.transpose(1, 0, 4, 2, 3).reshape(images, groups * lanes, h, w)[:, plane < d["dst_groups"]]
+        need(len(np.unique(kept)) == kept.size, "a job writes a byte twice")
+        self.device.memory[kept] = values.view(np.uint8)
+        self.unacknowledged[kept] = True
+
+
+def _shared(d: dict[str, int]) -> dict[str, int]:
+    """What jobs whose outputs join must agree on."""
+    shared = {n: v for n, v in d.items() if n.startswith(("pool_", "conv_", "dst_", "out_", "upper", "param_"))}
+    shared["flags"] = d["flags"] & (Flag.RELU | Flag.POOL | Flag.WRITE_CONV | Flag.WRITE_POOL | Flag.STORE)
+    return shared
 
 
 def _signed(x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

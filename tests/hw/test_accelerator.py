@@ -1,4 +1,5 @@
-"""Jobs that networks of plain layers do not have, on the whole accelerator: gathered loads, addition, streamed weights.
+"""Jobs that networks of plain layers do not have, on the whole accelerator: gathered loads, addition, streamed weights,
+outputs computed one by one.
 
 The golden model interprets descriptors by their definition, one tap at a time.
 """
@@ -120,6 +121,9 @@ class Scenario:
         """Memory after the launch."""
         memory = self.memory.copy().view(np.int8)
         buffers = np.zeros((2, self.config.feature_bytes), np.int8)
+        self.totals: list[int] = []  # what a PARTIAL job left
+        self.joined: list[list[int]] = []  # outputs of jobs with MORE
+        self.walk = 0  # the job that had the first of them
         for index, job in enumerate(self.jobs):
             self._run(index, job, memory, buffers)
         return memory.view(np.uint8)
@@ -136,15 +140,18 @@ class Scenario:
         if flags & Flag.LOAD_ONLY:
             return
         hits = {kind: [e for e in found if e[1] == index] for kind, found in self.events.items()}
+        one = bool(flags & Flag.ONE)
+        rows, columns = (1, 1) if one else (d["out_h"], d["out_w"])
         records = memory[d["param_addr"] :][: d["groups_out"] * lanes * params.PARAM_BYTES].view(params.DTYPE)
         slot = output = 0
         results = []
         for group in range(d["groups_out"]):
             base = d["src_base"] + group // d["src_period"] * d.get("src_step", 0)
-            for oy in range(d["out_h"]):
-                for ox in range(d["out_w"]):
+            for oy in range(rows):
+                for ox in range(columns):
                     record = records[group * lanes : (group + 1) * lanes]
                     totals = [0 if pipecnn else int(bias) for bias in record["bias"]]
+                    totals = self.totals if flags & Flag.CONTINUE else totals
                     word = d["weight_addr"] + group * d["steps"] * lanes * vec
                     for z in range(d["groups_in"]):
                         for ky in range(d["kernel_h"]):
@@ -159,6 +166,9 @@ class Scenario:
                                 for _, _, lane, bit in (e for e in hits["mac"] if e[0] == slot):
                                     totals[lane] = wrap32(totals[lane] ^ 1 << bit)
                                 word, slot = word + lanes * vec, slot + 1
+                    if flags & Flag.PARTIAL:
+                        self.totals = totals
+                        return
                     relu = bool(flags & Flag.RELU)
                     values = [
                         requantised_as_pipecnn(t, int(r["shift"]), int(r["bias"]), relu, d["upper"])
@@ -166,10 +176,20 @@ class Scenario:
                         else requantised(t, int(r["shift"]), relu, d["upper"])
                         for t, r in zip(totals, record, strict=True)
                     ]
+                    if one:
+                        self.walk = self.walk if flags & Flag.RESUME else index
+                        output = len(self.joined)
+                        hits["feature"] = [e for e in self.events["feature"] if e[1] == self.walk]
                     for _, _, lane, bit in (e for e in hits["feature"] if e[0] == output):
                         values[lane] = (values[lane] ^ 1 << bit) & 0xFF
                     results.append((group, oy * d["out_w"] + ox, values))
+                    self.joined.append(values)
                     output += 1
+        if flags & Flag.MORE:
+            return
+        if one:
+            results = [(0, pixel, values) for pixel, values in enumerate(self.joined)]
+        self.joined = []
         for group, pixel, values in results:
             for channel, value in enumerate(values, start=group * lanes):
                 plane, byte = divmod(channel, vec)
@@ -177,7 +197,8 @@ class Scenario:
                 if flags & Flag.STORE:
                     target[(d["dst_base"] + plane * d["dst_plane"] + pixel) * vec + byte] = stored
                 if flags & Flag.WRITE_POOL:
-                    memory[d["pool_addr"] + plane * d["pool_plane"] + pixel * vec + byte] = stored
+                    gap = pixel // d["out_w"] * d.get("pool_gap", 0)
+                    memory[d["pool_addr"] + plane * d["pool_plane"] + pixel * vec + gap + byte] = stored
 
     def save(self, path: Path) -> None:
         """Write the launch for the bench."""
@@ -245,8 +266,32 @@ def scenario(config: Config, seed: int) -> Scenario:
         chunked = {**s.load(base), "load_chunk": 2 * SIDE, "load_rows": 2}
         s.job(Flag.LOAD | Flag.WRITE_POOL, **chunked, **grouped, **sharing, src_base=base)
         s.flip("mac", CHANNELS // lanes * PIXELS * 9 * own)
+    one_by_one(s, 0)
     s.job(Flag.LOAD | Flag.LOAD_ONLY, **s.load(2 * words))
     return s
+
+
+def one_by_one(s: Scenario, base: int) -> None:
+    """The first group's outputs at two rows and columns, each by itself, in two parts, to columns of a wider tensor."""
+    config, kernel = s.config, 3
+    planes = CHANNELS // config.vec // 2
+    taken = {"groups_out": 1, "dst_groups": max(1, config.lanes // config.vec), "out_h": 2, "out_w": 2}
+    written = s.place(np.full(CHANNELS * PIXELS, 0xA5, np.uint8)) + (config.lanes if config.lanes < config.vec else 0)
+    taken |= {"pool_h": 2, "pool_w": 2, "pool_gap": 3 * config.vec}
+    parts = [s.convolution(kernel, planes, 2, 9) | {"pad_y": 0, "pad_x": 0} for _ in range(2)]
+    for output in range(4):
+        y, x = divmod(output, 2)
+        for number, part in enumerate(parts):
+            # What becomes of the outputs is said by the jobs between them, too.
+            flags = Flag.WRITE_POOL | (Flag.CONTINUE if number else Flag.PARTIAL)
+            if number:
+                flags |= (Flag.RESUME if output else 0) | (Flag.MORE if output < 3 else 0)
+            at = base + number * planes * PIXELS + y * SIDE + x
+            s.job(flags, **{**part, **taken, "param_addr": parts[0]["param_addr"]}, src_base=at)
+            s.jobs[-1]["pool_addr"] = written
+            s.flip("mac", planes * kernel**2)
+            if output == 0 and number == 1:
+                s.flip("feature", 4)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.4])

@@ -70,7 +70,7 @@ async def runs_launches(dut: Any) -> None:
                     jobs.append(int(dut[f"{name}__payload"].value))
             load, compute, done = int(dut.load.value), int(dut.compute.value), int(dut.done.value)
             load_left, compute_left, writes_left = (max(0, left - 1) for left in (load_left, compute_left, writes_left))
-            if int(dut.partial.value):
+            if int(dut.arriving.value):
                 assert not int(dut.load_done.value)
                 assert int(dut.job.value) == loads[-1], "only the computing job's own load is waited for"
             elif running and computed and len(loads) == to_compute[computed - 1] + 1:

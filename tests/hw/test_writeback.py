@@ -25,7 +25,7 @@ def test_writes_the_feature_layout_in_legal_bursts(config: Config, pause: float)
 
 @cocotb.test()
 async def writes_every_output(dut: Any) -> None:
-    """Jobs of random geometry, across 4 KB boundaries and longer than a chunk."""
+    """Jobs of random geometry, across 4 KB boundaries and longer than a chunk; of some columns, from within a word."""
     config, pause, rng = in_bench()
     memory = bytearray()
     await start(dut)
@@ -47,12 +47,18 @@ async def writes_every_output(dut: Any) -> None:
             computed = output_groups(channels, config.lanes, config.vec) * config.lanes
             features = np.zeros((images, computed, height, width), np.int8)
             features[:, :channels] = numbers.integers(-128, 128, (images, channels, height, width))
+            beyond = rng.choice((0, 0, rng.randrange(1, 5)))  # columns that the job leaves out
             layout = reorder_features(features[:, :channels], config.vec)
+            layout = np.pad(layout, ((0, 0), (0, 0), (0, 0), (0, beyond), (0, 0)), constant_values=-0x5B)
+            # With several outputs a word, a job may begin with any of them.
+            within = config.lanes * rng.randrange(max(1, config.vec // config.lanes))
+            layout[:, 0, :, :, :within] = -0x5B
             base = BOUNDARY - config.vec * rng.randrange(1, 12)
             expected = bytearray(memory)
             if enabled:
                 expected[base : base + layout.nbytes] = layout.tobytes()
-            geometry = {"enable": enabled, "width": width, "height": height, "images": images, "base": base}
+            geometry = {"enable": enabled, "width": width, "height": height, "images": images, "base": base + within}
+            geometry["gap"] = beyond * config.vec
             geometry |= {
                 "groups": ceil_div(channels, config.vec),
                 "plane": layout.strides[1],
@@ -62,6 +68,7 @@ async def writes_every_output(dut: Any) -> None:
                 dut[name].value = int(value)
             await pulse(dut, "start")
             order = features.reshape(images, -1, config.lanes, height, width).transpose(1, 0, 3, 4, 2)
+            order = order[within // config.lanes :]
             outputs = [pack(pixel) for pixel in order.reshape(-1, config.lanes)]
             await stream_put(dut, "input", outputs, rng=random.Random(rng.random()), pause=pause)
             await until(dut, "idle")

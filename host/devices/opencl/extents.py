@@ -47,7 +47,16 @@ def _check(raw: bytes, config: Config, memory_bytes: int) -> None:
     _refuse(flags & ~np.uint32(KNOWN) != 0, "has flags that this device does not know")
     _refuse(computes & (outputs * d["groups_in"] * d["groups_out"] * d["src_period"] == 0), "computes nothing")
     _refuse(computes & (d["steps"] != d["groups_in"] * d["kernel_h"] * d["kernel_w"]), "has steps of another kernel")
-    _refuse(computes & (d["dst_groups"] * config.vec > d["groups_out"] * config.lanes), "stores more than it computes")
+    # With fewer lanes than a word has channels, results may begin and end within a word.
+    within = np.maximum(
+        np.where(flags & Flag.WRITE_CONV, records["conv_addr"] % config.vec, 0),
+        np.where(flags & Flag.WRITE_POOL, records["pool_addr"] % config.vec, 0),
+    ).astype(object)
+    computed = -(-(within + d["groups_out"] * config.lanes) // config.vec)
+    _refuse(computes & (d["dst_groups"] > computed), "stores more than it computes")
+    one = flags & Flag.ONE != 0
+    _refuse(computes & one & (d["groups_out"] * d["images"] != 1), "computes one output of several groups or images")
+    _refuse(_out_of_turn(records["flags"], computes), "goes on from a job that left nothing to go on from")
     _refuse(
         computes & ~pools & ((d["pool_h"] != d["out_h"]) | (d["pool_w"] != d["out_w"])),
         "has a final output of another size than it computes",
@@ -81,7 +90,21 @@ def _written(d: dict[str, npt.NDArray[np.object_]], which: str, config: Config) 
     height, width = ("out_h", "out_w") if which == "conv" else ("pool_h", "pool_w")
     last = np.maximum(d["images"] - 1, 0) * d[f"{which}_image"]
     last = last + np.maximum(d["dst_groups"] - 1, 0) * d[f"{which}_plane"]
+    last = last + np.maximum(d[height] - 1, 0) * d[f"{which}_gap"] - d[f"{which}_addr"] % config.vec
     return last + d[height] * d[width] * config.vec
+
+
+def _out_of_turn(flags: npt.NDArray[np.uint32], computes: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Jobs of one output that do not follow on those that they continue, or break off what was to be continued."""
+    wrong = np.zeros(len(flags), bool)
+    part, waiting = False, False
+    for at in np.flatnonzero(computes):
+        own = int(flags[at])
+        continues, resumes = bool(own & Flag.CONTINUE), bool(own & Flag.RESUME)
+        wrong[at] = continues != part or (not own & Flag.PARTIAL and resumes != waiting)
+        part = bool(own & Flag.PARTIAL)
+        waiting = waiting if part else bool(own & Flag.MORE)
+    return wrong
 
 
 def _refuse(wrong: npt.NDArray, what: str) -> None:

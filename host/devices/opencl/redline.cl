@@ -189,13 +189,16 @@ static void outputs(const job_t *job, const group_t *shared, uint group, uint fi
             }
 }
 
-// A group's result to the on-chip buffer or to memory: channel groups of VEC beyond `dst_groups` are dropped.
+// A group's result to the on-chip buffer or to memory: channel groups of VEC beyond `dst_groups` are dropped. In memory,
+// `gap` bytes are left out after each row of `width` pixels, and the job's first channel may lie within a word.
 static void deliver(const job_t *job, uint group, __global const char *result, uint pixels, operands_t buffer,
-                    bytes_t memory, ulong address, uint plane, uint image_stride) {
+                    bytes_t memory, ulong address, uint plane, uint image_stride, uint width, uint gap) {
+    const uint within = LANES < VEC ? (uint)address % VEC : 0;
+    address -= within;
     for EACH (at, job->images * pixels * (LANES / CHUNK)) {
         const uint output = at / (LANES / CHUNK), part = at % (LANES / CHUNK);
         const uint image = output / pixels, pixel = output % pixels;
-        const uint channel = group * LANES + part * CHUNK;
+        const uint channel = within + group * LANES + part * CHUNK;
         if (channel / VEC >= job->dst_groups)
             continue;
         __global const char *from = result + (ulong)output * LANES + part * CHUNK;
@@ -207,7 +210,7 @@ static void deliver(const job_t *job, uint group, __global const char *result, u
         } else {
             const ulong to = address + (ulong)image * image_stride + (ulong)(channel / VEC) * plane;
             for (uint c = 0; c < CHUNK; c++)
-                memory[to + (ulong)pixel * VEC + element + c] = (uchar)from[c];
+                memory[to + (ulong)pixel * VEC + (ulong)(pixel / width) * gap + element + c] = (uchar)from[c];
         }
     }
 }
@@ -255,9 +258,13 @@ static void load_weights(const job_t *job, records_t memory, uint group, operand
 
 static void convolve(const job_t *job, uint number, uint group, reads_t source, reads_t zeros, reads_t weights,
                      records_t memory, records_t events, uint first_flip, uint last_flip, __global char *conv,
-                     __global uint *status) {
-    const group_t shared = read_group(job, memory, group);
-    const uint count = job->images * job->out_h * job->out_w;
+                     sums_t *carried, __global uint *status) {
+    group_t shared = read_group(job, memory, group);
+    // A job of one output is the first work-item's, and so are the accumulators that wait for the next job.
+    const uint count = job->flags & FLAG_ONE ? 1 : job->images * job->out_h * job->out_w;
+    if (job->flags & FLAG_CONTINUE)
+        for (uint q = 0; q < VECTORS; q++)
+            shared.start[q] = carried[q];
     for EACH (block, (count + BLOCK - 1) / BLOCK) {
         const uint first = block * BLOCK, here = min((uint)BLOCK, count - first);
         sums_t sums[BLOCK][VECTORS];
@@ -276,6 +283,11 @@ static void convolve(const job_t *job, uint number, uint group, reads_t source, 
                         with_flips(job, &shared, source, zeros, weights, at, events, from, to, (uint)slot, hit);
                     atomic_add(status + STATUS_FAULTS, applied);
                 }
+            }
+            if (job->flags & FLAG_PARTIAL) {
+                for (uint q = 0; q < VECTORS; q++)
+                    carried[q] = hit[q];
+                continue;
             }
             for (uint q = 0; q < VECTORS; q++)
                 STORE_WIDE(TO_CHARS(requantise(job, &shared, q, hit[q])), (ulong)(first + p) * VECTORS + q, conv);
@@ -317,6 +329,10 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
         for (uint v = 0; v < VEC; v++)
             features[2 * FEATURE_WORDS * VEC + v] = 0;
     }
+    sums_t carried[VECTORS];
+    for (uint q = 0; q < VECTORS; q++)
+        carried[q] = (sums_t)(0);
+    uint walk = 0, joined = 0; // the job that had the first of the outputs that go on together, and how many there are
     for (uint number = 0; number < jobs; number++) {
         const job_t job = read_job(descriptors + (ulong)number * DESCRIPTOR_BYTES);
         operands_t source = features + (job.flags & FLAG_SRC_B ? FEATURE_WORDS * VEC : 0);
@@ -326,14 +342,22 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
             load(&job, memory, source);
         if (job.flags & FLAG_LOAD_ONLY)
             continue;
+        if (!(job.flags & (FLAG_PARTIAL | FLAG_RESUME))) {
+            walk = number;
+            joined = 0;
+        }
         const uint first_flip = first_event(mac_events, mac_event_count, number, 0);
         const uint last_flip = first_event(mac_events, mac_event_count, number + 1, 0);
         for (uint group = 0; group < job.groups_out; group++) {
             MEET;
             load_weights(&job, memory, group, weights);
             MEET;
-            convolve(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip, conv,
-                     status);
+            convolve(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip,
+                     conv + (ulong)joined * LANES, carried, status);
+            if (job.flags & FLAG_ONE && !(job.flags & FLAG_PARTIAL))
+                joined++;
+            if (job.flags & (FLAG_PARTIAL | FLAG_MORE))
+                continue;
             MEET;
             __global char *final = job.flags & FLAG_POOL ? pooled : conv;
             if (job.flags & FLAG_POOL)
@@ -341,16 +365,17 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
             const uint pixels = (uint)job.pool_h * job.pool_w;
             if (job.flags & FLAG_WRITE_CONV)
                 deliver(&job, group, conv, (uint)job.out_h * job.out_w, 0, memory, job.conv_addr, job.conv_plane,
-                        job.conv_image);
+                        job.conv_image, job.out_w, job.conv_gap);
             if (feature_event_count) {
                 MEET;
-                flip_features(&job, number, group, feature_events, feature_event_count, final, status);
+                flip_features(&job, walk, group, feature_events, feature_event_count, final, status);
             }
             MEET;
             if (job.flags & FLAG_STORE)
-                deliver(&job, group, final, pixels, target, memory, 0, 0, 0);
+                deliver(&job, group, final, pixels, target, memory, 0, 0, 0, 1, 0);
             if (job.flags & FLAG_WRITE_POOL)
-                deliver(&job, group, final, pixels, 0, memory, job.pool_addr, job.pool_plane, job.pool_image);
+                deliver(&job, group, final, pixels, 0, memory, job.pool_addr, job.pool_plane, job.pool_image, job.pool_w,
+                        job.pool_gap);
         }
     }
     if (get_local_id(0) == 0)

@@ -14,9 +14,12 @@ from hw.config import Config
 from hw.descriptor import FIELDS, Flag
 
 KERNEL = Path(__file__).with_name("redline.cl")
-INTERFACE = 2
+INTERFACE = 4
 """The `hw.config.INTERFACE_VERSION` whose descriptors the kernel executes."""
-FLAGS = ("LOAD", "FENCE", "SRC_B", "DST_B", "STORE", "RELU", "POOL", "WRITE_CONV", "WRITE_POOL", "LOAD_ONLY", "STREAM")
+FLAGS = (
+    *("LOAD", "FENCE", "SRC_B", "DST_B", "STORE", "RELU", "POOL", "WRITE_CONV", "WRITE_POOL", "LOAD_ONLY", "STREAM"),
+    *("CONTINUE", "PARTIAL", "RESUME", "MORE"),
+)
 """The flags it knows. Fences and streams say when something happens, which an executor in order need not heed."""
 KNOWN = sum(getattr(Flag, name) for name in FLAGS)
 STATUS_FAULTS, STATUS_JOBS = 0, 1
@@ -89,7 +92,7 @@ def _definitions(config: Config, shape: Shape) -> str:
         "STATUS_JOBS": STATUS_JOBS,
         **_offsets("EVENT", events.DTYPE),
         **_offsets("PARAM", params.DTYPE),
-        **{f"FLAG_{name}": f"{getattr(Flag, name):#x}u" for name in FLAGS},
+        **{f"FLAG_{name}": f"{getattr(Flag, name):#x}u" for name in (*FLAGS, "ONE")},
     }
     return "".join(f"#define {name} {value}\n" for name, value in values.items())
 

@@ -62,10 +62,10 @@ def test_channels_that_fill_the_array_keep_it_busy() -> None:
 
 
 def test_a_layer_on_the_cpu_says_which_limit_it_exceeds() -> None:
-    net = nn.Sequential(nn.Conv2d(8, 8, 13), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     program = compiled(net, 8, 20, 20, fallback="cpu")
     first, second = compile_report.costs(program)
-    assert (first.runs_on, first.why) == ("cpu", "kernel edge 13 exceeds 11")
+    assert (first.runs_on, first.why) == ("cpu", "padding 3x3 is not smaller than the kernel 3x3")
     assert (second.runs_on, second.why) == ("accelerator", "fits")
     assert (first.cycles, first.buffers, first.bound) == (None, None, None)
     assert second.cycles is not None
@@ -83,7 +83,7 @@ def test_the_report_says_where_tensors_lie() -> None:
     assert found == {"conv1": "mem>A>B", "conv2": "B>A", "fc1": "A>B", "fc2": "B>A", "fc3": "A>mem"}
     (tiled,) = compile_report.costs(compiled(nn.Sequential(nn.Conv2d(64, 8, 1)), 64, 40, 40))
     assert tiled.buffers is not None
-    assert (str(tiled.buffers), tiled.buffers.bands) == ("mem>A/B>mem 2x", 2)
+    assert (str(tiled.buffers), tiled.buffers.tiles) == ("mem>A/B>mem 2x", 2)
     # 3x3 kernels over 512 channels take 576 words of 128 bytes; the ring holds 512.
     (streamed,) = compile_report.costs(compiled(nn.Sequential(nn.Conv2d(512, 16, 3)), 512, 5, 5))
     assert str(streamed.buffers) == "mem>A>mem weights streamed"

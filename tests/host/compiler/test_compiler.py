@@ -311,11 +311,10 @@ def test_nan_in_weights_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("net", "config", "message"),
     [
-        (nn.Conv2d(3, 4, 12, padding=11), CONFIG, "kernel edge 12 exceeds 11"),
+        (nn.Conv2d(3, 4, 3, padding=17), CONFIG, "padding 17x17 is not smaller than the kernel 3x3"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(4)), CONFIG, "pooling window 4"),
         (nn.Conv2d(3, 4, 3, padding=3), CONFIG, "padding 3x3 is not smaller than the kernel 3x3"),
-        (nn.Conv2d(3, 4, 3), Config(feature_bytes=256), "feature buffer holds 256; build with feature_bytes="),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), Config(pool_columns=4), "pool_columns=8 or more"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, padding=1)), Config(pool_columns=1), "pool_columns=2 or"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused_or_run_on_the_cpu(net: nn.Module, config: Config, message: str) -> None:

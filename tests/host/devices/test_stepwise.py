@@ -98,7 +98,7 @@ def test_late_stuck_and_flipped_bits_are_those_of_the_golden_lane(share: float) 
 def test_without_late_bits_it_is_the_plain_sum() -> None:
     program, x = a_program(), images(3)
     plan = SoftErrors(0.02, per="mac").draw(program, 0, 3, 1)
-    stepped = stepwise.accumulate(x, program.weights["l"], program.biases["l"], LAYER, plan, {}, CONFIG)
+    ((_, stepped),) = stepwise.accumulate(x, program.weights["l"], program.biases["l"], LAYER, plan, {}, CONFIG)
     assert np.array_equal(stepped, accumulators(x, program.weights["l"], program.biases["l"], LAYER, plan, CONFIG))
 
 

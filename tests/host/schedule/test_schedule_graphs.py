@@ -65,12 +65,7 @@ def test_graphs_give_the_references_bytes_with_and_without_faults(
 ) -> None:
     seed = 10 * seed + ARRAYS.index(array)
     graph = GRAPHS[name](seed)
-    try:
-        program = graph.program(build(*array, features, weights))
-    except CompileError as error:
-        if features > 512 or "a feature buffer holds" not in error.reason:
-            raise
-        pytest.skip("a row does not fit the buffer")
+    program = graph.program(build(*array, features, weights))
     x = images(program, 3, seed)
     plan = SoftErrors(3e-4, per="mac").draw(program, 4, 3, seed)
     plan += SoftErrors(3e-4, sites=("feature", "weight", "input")).draw(program, 4, 3, seed)
@@ -220,8 +215,4 @@ def test_what_the_accelerator_does_not_compute_is_refused_with_the_cpu_as_remedy
         graph.program(build(4, 4, 512))
     graph = Graph(0, (6, 30, 30))
     graph.layer((INPUT,), 6, 12, groups=6, operator="average", ones=True)
-    with pytest.raises(CompileError, match="kernel edge 12 exceeds 11"):
-        graph.program(build(4, 4, 2048))
-    graph = Graph(0, (6, 30, 30))
-    graph.layer((INPUT,), 6, 30, groups=6, operator="average", ones=True)
     assert graph.program(build(4, 4, 2048))
