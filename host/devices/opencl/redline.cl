@@ -258,13 +258,13 @@ static void load_weights(const job_t *job, records_t memory, uint group, operand
 
 static void convolve(const job_t *job, uint number, uint group, reads_t source, reads_t zeros, reads_t weights,
                      records_t memory, records_t events, uint first_flip, uint last_flip, __global char *conv,
-                     sums_t *carried, __global uint *status) {
+                     __global uint *status) {
     group_t shared = read_group(job, memory, group);
-    // A job of one output is the first work-item's, and so are the accumulators that wait for the next job.
+    // A job of one output is the first work-item's, and so is what waits for the next job.
     const uint count = job->flags & FLAG_ONE ? 1 : job->images * job->out_h * job->out_w;
     if (job->flags & FLAG_CONTINUE)
         for (uint q = 0; q < VECTORS; q++)
-            shared.start[q] = carried[q];
+            shared.start[q] = LOAD_WIDE(q, status + STATUS_CARRIED);
     for EACH (block, (count + BLOCK - 1) / BLOCK) {
         const uint first = block * BLOCK, here = min((uint)BLOCK, count - first);
         sums_t sums[BLOCK][VECTORS];
@@ -286,11 +286,12 @@ static void convolve(const job_t *job, uint number, uint group, reads_t source, 
             }
             if (job->flags & FLAG_PARTIAL) {
                 for (uint q = 0; q < VECTORS; q++)
-                    carried[q] = hit[q];
+                    STORE_WIDE(hit[q], q, status + STATUS_CARRIED);
                 continue;
             }
+            const uint to = job->flags & FLAG_ONE ? status[STATUS_JOINED]++ : first + p;
             for (uint q = 0; q < VECTORS; q++)
-                STORE_WIDE(TO_CHARS(requantise(job, &shared, q, hit[q])), (ulong)(first + p) * VECTORS + q, conv);
+                STORE_WIDE(TO_CHARS(requantise(job, &shared, q, hit[q])), (ulong)to * VECTORS + q, conv);
         }
     }
 }
@@ -329,10 +330,6 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
         for (uint v = 0; v < VEC; v++)
             features[2 * FEATURE_WORDS * VEC + v] = 0;
     }
-    sums_t carried[VECTORS];
-    for (uint q = 0; q < VECTORS; q++)
-        carried[q] = (sums_t)(0);
-    uint walk = 0, joined = 0; // the job that had the first of the outputs that go on together, and how many there are
     for (uint number = 0; number < jobs; number++) {
         const job_t job = read_job(descriptors + (ulong)number * DESCRIPTOR_BYTES);
         operands_t source = features + (job.flags & FLAG_SRC_B ? FEATURE_WORDS * VEC : 0);
@@ -342,9 +339,10 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
             load(&job, memory, source);
         if (job.flags & FLAG_LOAD_ONLY)
             continue;
-        if (!(job.flags & (FLAG_PARTIAL | FLAG_RESUME))) {
-            walk = number;
-            joined = 0;
+        const bool ends = !(job.flags & (FLAG_PARTIAL | FLAG_MORE));
+        if (get_local_id(0) == 0 && !(job.flags & (FLAG_PARTIAL | FLAG_RESUME))) {
+            status[STATUS_WALK] = number;
+            status[STATUS_JOINED] = 0;
         }
         const uint first_flip = first_event(mac_events, mac_event_count, number, 0);
         const uint last_flip = first_event(mac_events, mac_event_count, number + 1, 0);
@@ -352,28 +350,26 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
             MEET;
             load_weights(&job, memory, group, weights);
             MEET;
-            convolve(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip,
-                     conv + (ulong)joined * LANES, carried, status);
-            if (job.flags & FLAG_ONE && !(job.flags & FLAG_PARTIAL))
-                joined++;
-            if (job.flags & (FLAG_PARTIAL | FLAG_MORE))
-                continue;
+            convolve(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip, conv,
+                     status);
             MEET;
             __global char *final = job.flags & FLAG_POOL ? pooled : conv;
-            if (job.flags & FLAG_POOL)
+            if (ends && job.flags & FLAG_POOL)
                 pool(&job, conv, pooled);
             const uint pixels = (uint)job.pool_h * job.pool_w;
-            if (job.flags & FLAG_WRITE_CONV)
+            if (ends && job.flags & FLAG_WRITE_CONV)
                 deliver(&job, group, conv, (uint)job.out_h * job.out_w, 0, memory, job.conv_addr, job.conv_plane,
                         job.conv_image, job.out_w, job.conv_gap);
             if (feature_event_count) {
                 MEET;
-                flip_features(&job, walk, group, feature_events, feature_event_count, final, status);
+                if (ends)
+                    flip_features(&job, status[STATUS_WALK], group, feature_events, feature_event_count, final,
+                                  status);
             }
             MEET;
-            if (job.flags & FLAG_STORE)
+            if (ends && job.flags & FLAG_STORE)
                 deliver(&job, group, final, pixels, target, memory, 0, 0, 0, 1, 0);
-            if (job.flags & FLAG_WRITE_POOL)
+            if (ends && job.flags & FLAG_WRITE_POOL)
                 deliver(&job, group, final, pixels, 0, memory, job.pool_addr, job.pool_plane, job.pool_image, job.pool_w,
                         job.pool_gap);
         }

@@ -15,7 +15,7 @@ import pyopencl as cl
 
 from host.devices.device import DeviceError, LaunchReport
 from host.devices.opencl import program as programs
-from host.devices.opencl.source import STATUS_FAULTS, STATUS_JOBS, STATUS_WORDS, Shape
+from host.devices.opencl.source import STATUS_CARRIED, STATUS_FAULTS, STATUS_JOBS, STATUS_WORDS, Shape
 from hw.config import Config
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ class Session:
                 max(weights, old.weights.size if old else 0),
                 max(results, old.results.size if old else 0),
             )
-            buffers = [cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n) for n in (*sizes, 4 * STATUS_WORDS)]
+            buffers = [
+                cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n) for n in (*sizes, 4 * (STATUS_CARRIED + lanes))
+            ]
             self._scratch[number] = old = _Scratch(*buffers)
         return old
 

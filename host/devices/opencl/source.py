@@ -25,6 +25,9 @@ KNOWN = sum(getattr(Flag, name) for name in FLAGS)
 STATUS_FAULTS, STATUS_JOBS = 0, 1
 """Words of the kernel's status: fault events applied, jobs done."""
 STATUS_WORDS = 2
+STATUS_WALK, STATUS_JOINED, STATUS_CARRIED = range(STATUS_WORDS, STATUS_WORDS + 3)
+"""Behind these, what waits from job to job: the first of those whose outputs go on together, how many there are so far,
+and LANES accumulators."""
 
 _TYPES = {8: "uchar", 16: "ushort", 32: "uint", 64: "ulong"}
 
@@ -90,6 +93,9 @@ def _definitions(config: Config, shape: Shape) -> str:
         "DESCRIPTOR_BYTES": descriptor.DESCRIPTOR_BYTES,
         "STATUS_FAULTS": STATUS_FAULTS,
         "STATUS_JOBS": STATUS_JOBS,
+        "STATUS_WALK": STATUS_WALK,
+        "STATUS_JOINED": STATUS_JOINED,
+        "STATUS_CARRIED": STATUS_CARRIED,
         **_offsets("EVENT", events.DTYPE),
         **_offsets("PARAM", params.DTYPE),
         **{f"FLAG_{name}": f"{getattr(Flag, name):#x}u" for name in (*FLAGS, "ONE")},
