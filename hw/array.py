@@ -198,7 +198,8 @@ class MacArray(wiring.Component):
             # The step behind: it is in the bank in the next cycle.
             lanes.restart.eq(Cat(valid[at - 1] & flags[at - 1].row for at in banks)),
             lanes.first.eq(flags[-1].first),
-            lanes.fresh.eq(flags[-1].row),
+            # Where another job's accumulators are to go on, they are no history.
+            lanes.fresh.eq(flags[-1].row & flags[-1].first),
         ]
         connect(m, flipped(self.load), lanes.load)
         if config.saboteur:

@@ -134,7 +134,8 @@ class OverclockedLanes(wiring.Component):
         Of each bank's level, the accumulators last: a step's operands are there; the next step is the first of an
         output row, so that it finds a history of zeros.
     first, fresh : In(1)
-        Of the step at the accumulators: start from the bias; first step of an output row.
+        Of the step at the accumulators: start from the bias; and that with a history of zeros, in which the
+        accumulators before it count as zero, too.
     flips : In(32*LANES)
         XORed into the values that the accumulators take.
     load : In(LoadPort)

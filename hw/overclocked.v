@@ -125,7 +125,7 @@ module redline_capture_accumulator #(
     input [7:0] load_bank,
     input capture,
     input restart,
-    input fresh,                 // this step's history is one of zeros: the accumulator counts as zero, too
+    input fresh,                 // this step loads the bias with a history of zeros: the accumulator is one, too
     input first,                 // this step loads the bias
     input [32*LANES-1:0] s,
     input [32*LANES-1:0] bias,

@@ -127,6 +127,8 @@ def run(
             if step in restarts:
                 for bank in adders.values():
                     bank.restart()
+                if step == 0 and not goes_on:
+                    accumulator = np.zeros_like(accumulator)
             features, weights, flips = operands(pixel, step)
             if whole_tree:
                 total = (features * weights).sum(axis=2, dtype=np.int32).view(np.uint32)

@@ -124,10 +124,12 @@ def _in_job(device: str, trace: Trace, job: Expected, base: tuple[int, int, int]
 
 def _first_difference(wanted: Array, seen: Array, matters: Array | None = None) -> int | None:
     """First record that differs (in an element that matters); records that are missing do."""
+    if not len(wanted):
+        return None
     unequal = wanted[: len(seen)] != seen
     if matters is not None:
         unequal = unequal & matters[: len(seen)]
-    different = unequal.reshape(len(seen), -1).any(axis=1)
+    different = unequal.reshape(len(seen), int(np.prod(wanted.shape[1:]))).any(axis=1)
     if different.any():
         return int(np.argmax(different))
     return len(seen) if len(seen) < len(wanted) else None

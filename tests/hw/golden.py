@@ -56,10 +56,10 @@ class GoldenLane:
         self.value = 0
         self.restart()
 
-    def restart(self) -> None:
-        """An output row begins: everything before counts as zero."""
+    def restart(self, goes_on: bool = False) -> None:
+        """An output row or a job begins: everything before counts as zero, but for an accumulator that goes on."""
         self.history: dict[str, dict[str, int]] = {}
-        self.value = 0
+        self.value = self.value if goes_on else 0
 
     def step(self, products: Sequence[int], bias: int, first: bool, flip: int = 0) -> int:
         """One step; the accumulator after it, signed."""

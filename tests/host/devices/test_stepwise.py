@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from host.program import integer
 from host.program.arrangement import arrange_weights
 from host.program.layers import Layer
 from host.program.program import Program
+from host.schedule.launch import schedule
+from host.schedule.tiling import effort
 from host.verification.cases import random_case
 from host.verification.overclocked import OVERCLOCKED
 from hw.config import Config
@@ -41,8 +44,16 @@ def images(count: int, layer: Layer = LAYER) -> np.ndarray:
     return np.random.default_rng(2).integers(-128, 128, (count, *layer.in_shape)).astype(np.int8)
 
 
-def golden(program: Program, x: np.ndarray, plan: FaultPlan) -> np.ndarray:
-    """Accumulators after the last step, by plain loops over rows, pixels, steps and bits."""
+def golden(
+    program: Program,
+    x: np.ndarray,
+    plan: FaultPlan,
+    forgets: Callable[[int, int], bool] = lambda ox, step: ox == step == 0,
+) -> np.ndarray:
+    """Accumulators after the last step, by plain loops over rows, pixels, steps and bits.
+
+    `forgets` says at which columns and steps the lane forgets the step before.
+    """
     layer, config = program.layers[0], program.config
     m, oh, ow = layer.conv_shape
     (kh, kw), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
@@ -60,7 +71,6 @@ def golden(program: Program, x: np.ndarray, plan: FaultPlan) -> np.ndarray:
         for channel in range(m):
             lane = GoldenLane(table, channel % config.lanes, period, stuck)  # type: ignore[arg-type]
             for oy in range(oh):
-                lane.restart()
                 for ox in range(ow):
                     step = 0
                     for z in range(weights.shape[1]):
@@ -76,6 +86,8 @@ def golden(program: Program, x: np.ndarray, plan: FaultPlan) -> np.ndarray:
                                 ]
                                 flip = flips.get((n, (channel * oh + oy) * ow + ox, step), 0)
                                 bias = int(program.biases["l"][channel])
+                                if forgets(ox, step):
+                                    lane.restart(goes_on=step > 0)
                                 result[n, channel, oy, ox] = lane.step(products, bias, step == 0, flip)
                                 step += 1
     return result
@@ -93,6 +105,39 @@ def test_late_stuck_and_flipped_bits_are_those_of_the_golden_lane(share: float) 
     assert np.array_equal(found, golden(program, x, plan))
     safe = accumulators(x, program.weights["l"], program.biases["l"], LAYER, plan.under(None), CONFIG)
     assert np.array_equal(found, safe) == (share == 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({}, 0),
+        ({"in_shape": (6, 9, 6)}, 1),
+        ({"in_shape": (6, 4, 20)}, 2),
+        ({"in_shape": (6, 6, 8), "kernel": (5, 7)}, 3),
+    ],
+)
+def test_the_lane_forgets_where_a_tile_of_columns_or_a_part_of_a_reduction_begins(
+    changes: dict[str, tuple[int, ...]], level: int
+) -> None:
+    config = replace(CONFIG, feature_bytes=256)
+    layer = replace(LAYER, source_channels=(), **changes)
+    assert effort(layer, config) == level
+    program, x = a_program(layer, config), images(2, layer)
+    table = random_table(7, config)
+    conditions = Conditions(Clock(table, round(0.65 * table.onset_ps), 1.0), (StuckBit(0, "accumulator", 9, 1),))
+    plan = SoftErrors(0.01, per="mac").draw(program, 0, 2, 5).under(conditions)
+    launch = schedule(program, [0], 2, writeback=True)
+    columns = {band.conv_first for _, band in launch.tiles(0)}
+    parts = launch.restarts(0)
+    assert (len(columns) > 1) == (level == 2)
+    assert (len(parts) > 1) == (level == 3)
+
+    def forgets(ox: int, step: int) -> bool:
+        return step in parts or (step == 0 and ox in columns)
+
+    found = accumulators(x, program.weights["l"], program.biases["l"], layer, plan, config)
+    assert np.array_equal(found, golden(program, x, plan, forgets))
+    assert np.array_equal(found, golden(program, x, plan)) == (level < 2)
 
 
 def test_without_late_bits_it_is_the_plain_sum() -> None:
