@@ -122,11 +122,11 @@ def test_the_lane_forgets_where_a_tile_of_columns_or_a_part_of_a_reduction_begin
     config = replace(CONFIG, feature_bytes=256)
     layer = replace(LAYER, source_channels=(), **changes)
     assert effort(layer, config) == level
-    program, x = a_program(layer, config), images(2, layer)
+    program, x = a_program(layer, config), images(1, layer)
     table = random_table(7, config)
     conditions = Conditions(Clock(table, round(0.65 * table.onset_ps), 1.0), (StuckBit(0, "accumulator", 9, 1),))
-    plan = SoftErrors(0.01, per="mac").draw(program, 0, 2, 5).under(conditions)
-    launch = schedule(program, [0], 2, writeback=True)
+    plan = SoftErrors(0.01, per="mac").draw(program, 0, 1, 5).under(conditions)
+    launch = schedule(program, [0], 1, writeback=True)
     columns = {band.conv_first for _, band in launch.tiles(0)}
     parts = launch.restarts(0)
     assert (len(columns) > 1) == (level == 2)
