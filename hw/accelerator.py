@@ -16,6 +16,7 @@ from hw.control import Control, ControlBus
 from hw.fork import Fork
 from hw.lane import ACCUMULATOR_BITS
 from hw.loader import PARAM_GROUPS, FeatureLoader, ParamLoader, WeightLoader
+from hw.overclocked import MaskLoader
 from hw.pool import Pool
 from hw.saboteur import Saboteur
 from hw.sequencer import Sequencer
@@ -23,7 +24,7 @@ from hw.stepper import Stepper
 from hw.store import Store
 from hw.writeback import WriteBack
 
-OUTPUT_QUEUE = 16
+OUTPUT_QUEUE = 32
 """Outputs that may be in flight between the stepper and the pool."""
 
 
@@ -80,14 +81,28 @@ class Accelerator(wiring.Component):
         job = sequencer.job
 
         # Memory port.
-        readers = [sequencer.port, features.port, params.port, weights.port]
+        readers = [sequencer.port, params.port, features.port, weights.port]
         if config.saboteur:
             m.submodules.mac_saboteur = mac_saboteur = Saboteur(config, ACCUMULATOR_BITS)
             m.submodules.feature_saboteur = feature_saboteur = Saboteur(config, 8)
             readers[1:1] = [mac_saboteur.port, feature_saboteur.port]
+        # A launch begins when the masks of its late bits are in place.
+        begin = control.start
+        if config.overclock:
+            m.submodules.masks = masks = MaskLoader(config)
+            readers.append(masks.port)
+            begin = masks.done
+            m.d.comb += [
+                masks.start.eq(control.start),
+                masks.addr.eq(control.late_masks),
+                masks.count.eq(control.late_mask_count),
+            ]
+            connect(m, masks.load, array.load)
         m.submodules.read = read = axi.ReadArbiter(config, len(readers))
         for index, port in enumerate(readers):
             connect(m, port, read.clients[index])
+        # A job begins with its first weights and its first rows; all other weights can wait for the features.
+        m.d.comb += read.urgent[-1].eq(weights.first & ~sequencer.weights_ahead)
         connect(m, read.ar, flipped(self.ar))
         connect(m, read.r, flipped(self.r))
         m.submodules.write = write = axi.WriteArbiter(config, 2)
@@ -99,7 +114,7 @@ class Accelerator(wiring.Component):
 
         # Launch.
         m.d.comb += [
-            sequencer.start.eq(control.start),
+            sequencer.start.eq(begin),
             sequencer.addr.eq(control.descriptors),
             sequencer.jobs.eq(control.jobs),
             sequencer.load_done.eq(features.done),
@@ -120,7 +135,7 @@ class Accelerator(wiring.Component):
             ring.read_ptr.eq(stepper.weight_ptr),
             ring.keep_ptr.eq(stepper.keep_ptr),
         ]
-        load_b = (sequencer.loading.flags & flag.SRC_B).any()
+        load_b = features.to_b
         store_b = (job.flags & flag.DST_B).any()
         for buffer, load_here, store_here in ((buffer_a, ~load_b, ~store_b), (buffer_b, load_b, store_b)):
             m.d.comb += [
@@ -150,6 +165,8 @@ class Accelerator(wiring.Component):
             stepper.start.eq(sequencer.compute),
             stepper.job.eq(job),
             stepper.clear.eq(sequencer.clear),
+            stepper.partial.eq(sequencer.partial),
+            stepper.rows.eq(features.rows),
             stepper.weight_ready.eq(ring.read_ready),
             stepper.room.eq(in_flight != OUTPUT_QUEUE),
             stepper.params_available.eq(groups_ready != 0),
@@ -220,7 +237,7 @@ class Accelerator(wiring.Component):
                 (feature_saboteur, "feature", slot, passed, passed & feature_saboteur.hit),
             ):
                 m.d.comb += [
-                    saboteur.start.eq(control.start),
+                    saboteur.start.eq(begin),
                     saboteur.addr.eq(getattr(control, f"{name}_events")),
                     saboteur.count.eq(getattr(control, f"{name}_event_count")),
                     saboteur.stop.eq(sequencer.done),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from hw.config import Config
 from hw.errors import RedlineError
 
 if TYPE_CHECKING:
+    from host.devices.runtime import Runtime
+    from host.program.program import Program
     from host.schedule.launch import Launch
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,12 +57,15 @@ class Device(ABC):
         Size of device memory.
     units : int
         Compute units: a launch's batch is split over this many descriptor lists.
+    knows_conditions : bool
+        Whether it models what a plan says beside flips: late and stuck bits (`host.faults.conditions`).
     """
 
     name: str
     config: Config
     memory_bytes: int
     units: int = 1
+    knows_conditions: bool = False
 
     @abstractmethod
     def launch(self, launch: Launch) -> LaunchReport:
@@ -96,10 +101,16 @@ class Device(ABC):
         """The device's layout back to NCHW (dataLayoutRecover)."""
         return layout.recover_features(x, channels)
 
+    def runtime(self, program: Program) -> Runtime:
+        """What runs a program on this device; a device that overlaps transfers brings its own."""
+        from host.devices.runtime import Runtime  # it imports Device
+
+        return Runtime(program, self)
+
     def close(self) -> None:  # noqa: B027 - optional to override
         """Release processes, files and handles. The device cannot be used afterwards."""
 
-    def __enter__(self) -> Device:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

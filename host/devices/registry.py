@@ -15,6 +15,7 @@ GROUP = "redline.devices"
 BUILT_IN = {
     "reference": "host.devices.reference:ReferenceDevice",
     "simulation": "host.devices.simulation:SimulationDevice",
+    "opencl": "host.devices.opencl.device:OpenCLDevice",
 }
 """Redline's own devices; found without an installed distribution, too."""
 
@@ -30,7 +31,7 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     Parameters
     ----------
     name : str
-        "reference", "simulation", or one that an installed package registers under the entry-point group
+        "reference", "simulation", "opencl", or one that an installed package registers under the entry-point group
         `redline.devices`.
     config : Config or None
         The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).
@@ -44,19 +45,31 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     ConfigError
         If the accelerator cannot be built.
     """
-    parameters = {field.name for field in fields(Config)}
-    own = {key: value for key, value in options.items() if key in parameters}
+    own, rest = accelerator(options)
     if config is None:
         config = Config(**own)
     elif own:
         raise DeviceError(f"give either config= or its parameters ({', '.join(own)}), not both")
-    rest = {key: value for key, value in options.items() if key not in parameters}
-    made = _class(name)(config, **rest)
+    made = device_class(name)(config, **rest)
     assert isinstance(made, Device)
     return made
 
 
-def _class(name: str) -> Any:
+def accelerator(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that are parameters of the accelerator, and the device's own."""
+    parameters = {field.name for field in fields(Config)}
+    own = {key: value for key, value in options.items() if key in parameters}
+    return own, {key: value for key, value in options.items() if key not in own}
+
+
+def device_class(name: str) -> Any:
+    """What makes devices of a name.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device, or it cannot be loaded.
+    """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         try:

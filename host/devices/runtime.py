@@ -10,6 +10,7 @@ import numpy as np
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import flip
 from host.faults.plan import EVERY_IMAGE, FaultPlan
+from host.faults.stream import PlanStream
 from host.program.arrangement import gather, pack_weights
 from host.program.integer import run_layer
 from host.program.layers import INPUT
@@ -65,7 +66,12 @@ class Runtime:
         self._token = object()
 
     def forward(
-        self, x: Int8, *, writeback: bool = True, plan: FaultPlan | None = None, first_image: int = 0
+        self,
+        x: Int8,
+        *,
+        writeback: bool = True,
+        plan: FaultPlan | PlanStream | None = None,
+        first_image: int = 0,
     ) -> Outputs:
         """One forward pass.
 
@@ -75,7 +81,7 @@ class Runtime:
             Quantised images, unfolded; see `Program.quantise_input`.
         writeback : bool
             Whether every layer's outputs are wanted; otherwise only the last layer's `out` is sure to be there.
-        plan : FaultPlan or None
+        plan : FaultPlan, PlanStream or None
             Faults; image `first_image + i` of the plan is image `i` of `x`. Faults in layers on the CPU do not happen.
         first_image : int
 
@@ -96,6 +102,10 @@ class Runtime:
             raise ProgramError("the forward pass needs at least one image")
         if plan is not None:
             plan.check(self.program)
+            if plan.conditions is not None and not self.device.knows_conditions:
+                raise DeviceError(
+                    f"the {self.device.name} device has no model of late or stuck bits; use reference or simulation"
+                )
         parts, at = [], 0
         while at < len(x):
             size = min(len(x) - at, self._largest or len(x))
@@ -107,11 +117,11 @@ class Runtime:
                 self._largest = size // 2
                 continue
             at += size
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return parts[0] if len(parts) == 1 else joined(parts)
 
-    def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | None, first_image: int) -> Outputs:
+    def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | PlanStream | None, first_image: int) -> Outputs:
         here = None if plan is None else plan.images(first_image, len(x))
-        if here is not None and not len(here):
+        if here is not None and here.empty:
             here = None
         conv: dict[str, Int8] = {}
         out: dict[str, Int8] = {}
@@ -159,9 +169,7 @@ class Runtime:
 
     def _launch(self, launch: Launch, values: dict[str, Int8], faults: FaultPlan | None) -> LaunchReport:
         """Write weights and input, launch, and put fault-free weights back."""
-        if _last_user.get(self.device) is not self._token:
-            self._stored.clear()
-        _last_user[self.device] = self._token
+        self.claim()
         try:
             hit = self._write_weights(launch, faults)
             for source in launch.inputs:
@@ -174,6 +182,12 @@ class Runtime:
             self._stored.clear()
             raise
         return report
+
+    def claim(self) -> None:
+        """Take the device: what another Runtime has used since must be written again."""
+        if _last_user.get(self.device) is not self._token:
+            self._stored.clear()
+        _last_user[self.device] = self._token
 
     def _execute(self, launch: Launch) -> LaunchReport:
         """The launch itself, when all it reads is in device memory."""
@@ -216,7 +230,9 @@ class Runtime:
         return self.device.recover(raw, self.program.layers[at].out_channels)
 
 
-def _joined(parts: list[Outputs]) -> Outputs:
+def joined(parts: list[Outputs]) -> Outputs:
+    """What parts of a batch produced, as one."""
+
     def concatenated(kind: str) -> dict[str, Int8]:
         # Each part may have left other intermediate tensors behind; only those of all parts make a whole.
         names = set.intersection(*(set(getattr(part, kind)) for part in parts))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from host.faults.conditions import Conditions
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
+from host.faults.stream import PlanStream
 from host.program.program import Program
 
 if TYPE_CHECKING:
@@ -26,7 +28,12 @@ class Fault(ABC):
     """A fault model. `+` combines models; their flips at one place cancel."""
 
     sites: tuple[str, ...]
-    """Fault sites (`host.faults.plan.SITES`) that it hits."""
+    """Fault sites (`host.faults.plan.SITES`) that it hits; "clock" and "stuck" of conditions."""
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What holds during the whole run: a clock, stuck bits."""
+        return None
 
     @abstractmethod
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
@@ -46,6 +53,10 @@ class Fault(ABC):
             Includes the faults in weights, which depend on the seed only.
         """
 
+    def stream(self, program: Program, seed: int) -> PlanStream:
+        """The faults of a run as a plan whose parts are drawn when asked for."""
+        return PlanStream(self, program, seed)
+
     def on(self, twin: Twin, *, seed: int, first_image: int = 0) -> AbstractContextManager[Twin]:
         """Context in which the twin's forward passes meet these faults; leaving it restores the fault-free state."""
         return twin.faulty(self, seed=seed, first_image=first_image)
@@ -64,6 +75,12 @@ class Combined(Fault):
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sites of all parts."""
         return tuple(dict.fromkeys(site for part in self.parts for site in part.sites))
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """Those of all parts."""
+        found = [part.conditions for part in self.parts if part.conditions is not None]
+        return sum(found[1:], found[0]) if found else None
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         plan = FaultPlan.of(program.names)
@@ -148,6 +165,11 @@ class Replay(Fault):
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sites that the plan hits."""
         return self.plan.sites
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """The plan's."""
+        return self.plan.conditions
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         self.plan.check(program)

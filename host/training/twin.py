@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from host.compiler.compile import compile as compile_network
 from host.devices.device import Device, Int8, LaunchReport
-from host.devices.runtime import Outputs, Runtime
+from host.devices.runtime import Outputs
 from host.faults import canary
 from host.faults.models import Fault
 from host.program.arrangement import gather
@@ -128,6 +128,11 @@ class Twin(nn.Module):
         """Names of the layers that run on the CPU, in order."""
         return [layer.name for layer in self.program.layers if layer.placement == "cpu"]
 
+    @property
+    def fallback(self) -> list[str]:
+        """Names of the layers that the accelerator cannot compute, in order."""
+        return list(self._fallback)
+
     def protect(self, names: Iterable[str] | Callable[[Twin], list[str]]) -> list[str]:
         """Send exactly these layers to the CPU (besides those the accelerator cannot compute); returns their names.
 
@@ -147,7 +152,7 @@ class Twin(nn.Module):
 
     def _install(self, program: Program) -> None:
         self.program = program
-        self.runtime = Runtime(program, self.device)
+        self.runtime = self.device.runtime(program)
         self._geometry = {
             layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name))
             for layer in program.layers
@@ -277,7 +282,7 @@ class Twin(nn.Module):
                 "faults are already on for this network; combine models with + instead of nesting contexts"
             )
         self.refresh()
-        canary.check(self.runtime, self._canary, faults.sites)
+        canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
         self._faults = _FaultStream(faults, seed, first_image)
         try:
             yield self

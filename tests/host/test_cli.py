@@ -34,7 +34,8 @@ def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_help_lists_every_command() -> None:
     said = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ("doctor", "demo", "verify", "bench", "pretrain", "compile", "version"):
+    commands = "doctor demo verify conformance campaign bench pretrain compile estimate photos timing version"
+    for command in commands.split():
         assert command in said
 
 
@@ -86,7 +87,7 @@ def test_expected_errors_are_one_line_without_a_traceback(tmp_path: Path) -> Non
 def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
     done = redline("demo", "--device", "fpga", "--out", str(tmp_path))
     assert done.returncode == 1
-    assert "no device 'fpga'; there are reference, simulation" in done.stderr.replace("\n", " ")
+    assert "no device 'fpga'; there are " in done.stderr.replace("\n", " ")
     assert not (tmp_path / "demo" / "results.csv").exists()
 
 
@@ -95,7 +96,7 @@ def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
     [
         (["demo", "--rates", "1e-3,many"], "not a list of numbers"),
         (["demo", "--rates", "2"], "lie between 0 and 1"),
-        (["demo", "--rates", "0.1,0.1"], "rates must differ"),
+        (["demo", "--rates", "0.1,0.1"], "numbers must differ"),
         (["demo", "--resume", "--restart"], "not both"),
         (["demo", "--resume", "--name", "absent", "--out", "nowhere"], "no run to resume"),
         (["verify", "--devices", "reference"], "at least two"),

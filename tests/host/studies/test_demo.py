@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from host import demo
 from host.datasets import data
 from host.run import Run, RunError, differences
 from host.store.files import write_atomic, write_json
+from host.studies import demo, soft_errors
+from host.studies.workbench import Workbench
 
 pytestmark = pytest.mark.skipif(
     not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
@@ -25,16 +26,19 @@ pytestmark = pytest.mark.skipif(
 )
 
 TINY = demo.Settings(
-    device="reference",
-    units=1,
-    rates=(1e-3,),
-    test_images=64,
-    train_images=128,
-    batch=16,
-    calibration_images=64,
-    probe_images=16,
+    soft_errors=soft_errors.SoftErrorSettings(
+        device="reference",
+        units=1,
+        rates=(1e-3,),
+        test_images=64,
+        train_images=128,
+        batch=16,
+        calibration_images=64,
+        probe_images=16,
+    )
 )
-RESULTS = ("results.csv", "report.md", "report.html", "plot.png", "plot.svg")
+STUDY = "soft-errors"
+RESULTS = (f"{STUDY}/results.csv", "report.md", "report.html", "soft-errors.png", "soft-errors.svg")
 COMMAND = [
     *(sys.executable, "-m", "host.cli", "demo", "--device", "reference", "--rates", "0.001"),
     *("--test-images", "256", "--train-images", "3200", "--units", "1"),
@@ -48,12 +52,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def other(**changed: object) -> demo.Settings:
+    return replace(TINY, soft_errors=replace(TINY.soft_errors, **changed))
+
+
 def results(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
 def test_the_table_has_every_treatment_with_its_interval(finished: Path) -> None:
-    rows = list(csv.DictReader((finished / "results.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((finished / STUDY / "results.csv").read_text().splitlines()))
     assert [row["treatment"] for row in rows] == ["float", "int8, fault-free", "original", "CLP", "TWA", "TWA+CLP"]
     for row in rows:
         assert float(row["wilson95_low"]) <= float(row["accuracy"]) <= float(row["wilson95_high"])
@@ -66,8 +74,8 @@ def test_the_table_has_every_treatment_with_its_interval(finished: Path) -> None
 def test_the_same_seed_gives_the_same_files_and_another_seed_another_table(finished: Path, tmp_path: Path) -> None:
     demo.run(tmp_path / "again", TINY)
     assert results(tmp_path / "again") == results(finished)
-    demo.run(tmp_path / "other", replace(TINY, seed=2))
-    assert (tmp_path / "other" / "results.csv").read_bytes() != (finished / "results.csv").read_bytes()
+    demo.run(tmp_path / "other", other(seed=2))
+    assert (tmp_path / "other" / STUDY / "results.csv").read_bytes() != (finished / STUDY / "results.csv").read_bytes()
 
 
 def test_the_browser_report_is_one_file_that_needs_nothing_else(finished: Path) -> None:
@@ -84,7 +92,7 @@ def test_the_reports_say_which_device_computed(finished: Path) -> None:
 
 
 def test_the_configuration_names_versions_seed_and_checksums(finished: Path) -> None:
-    config = json.loads((finished / "config.json").read_text())
+    config = json.loads((finished / STUDY / "config.json").read_text())
     assert config["parameters"]["seed"] == 1
     assert config["parameters"]["device"] == "reference"
     assert len(config["parameters"]["weights_sha256"]) == 64
@@ -93,8 +101,8 @@ def test_the_configuration_names_versions_seed_and_checksums(finished: Path) -> 
 
 def test_a_finished_run_is_shown_without_computing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = results(finished)
-    monkeypatch.setattr(demo, "open_device", lambda settings: pytest.fail("the device was opened"))
-    monkeypatch.setattr(demo.Demo, "twin", lambda *a, **k: pytest.fail("a twin was made"))
+    monkeypatch.setattr(Workbench, "device", property(lambda self: pytest.fail("the device was opened")))
+    monkeypatch.setattr(Workbench, "twin", lambda *a, **k: pytest.fail("a twin was made"))
     demo.run(finished, TINY)
     assert results(finished) == before
 
@@ -103,7 +111,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(finished: Path) -
     with pytest.raises(
         RunError, match=r"other parameters: lr was 0.03, now 0.5. Use those, another --name, or --restart"
     ):
-        demo.run(finished, replace(TINY, lr=0.5))
+        demo.run(finished, other(lr=0.5))
 
 
 def test_ctrl_c_anywhere_and_running_again_gives_the_same_table(tmp_path: Path) -> None:
@@ -121,7 +129,11 @@ def test_ctrl_c_anywhere_and_running_again_gives_the_same_table(tmp_path: Path) 
             text=True,
         )
         until = time.monotonic() + 120
-        while not (tmp_path / "cut" / "state" / stage).exists() and process.poll() is None and time.monotonic() < until:
+        while (
+            not (tmp_path / "cut" / STUDY / "state" / stage).exists()
+            and process.poll() is None
+            and time.monotonic() < until
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)

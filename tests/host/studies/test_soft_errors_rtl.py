@@ -1,4 +1,4 @@
-"""The demo on the RTL: the same table as on the reference, byte for byte, and cycles counted."""
+"""The soft-error study on the RTL: the same table as on the reference, byte for byte, and cycles counted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from host import demo
 from host.datasets import data
+from host.studies import soft_errors
 
 pytestmark = pytest.mark.skipif(
     not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
     reason="Fashion-MNIST is not installed",
 )
 
-TINY = demo.Settings(
+TINY = soft_errors.SoftErrorSettings(
     rates=(1e-3,), test_images=48, train_images=64, batch=16, calibration_images=64, probe_images=16
 )  # fmt: skip
 COUNTED = ("cycles", "mac_cycles", "stall_cycles", "bytes_read", "bytes_written")
@@ -29,8 +29,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_rtl_gives_the_references_table_and_counts_cycles(tmp_path: Path) -> None:
-    demo.run(tmp_path / "rtl", TINY)
-    demo.run(tmp_path / "reference", replace(TINY, device="reference"))
+    soft_errors.run(tmp_path / "rtl", TINY)
+    soft_errors.run(tmp_path / "reference", replace(TINY, device="reference"))
     ours, oracle = rows(tmp_path / "rtl"), rows(tmp_path / "reference")
     for mine, theirs in zip(ours, oracle, strict=True):
         for name, value in mine.items():
@@ -51,7 +51,7 @@ def test_the_rtl_gives_the_references_table_and_counts_cycles(tmp_path: Path) ->
 
 def test_write_back_costs_bytes_and_changes_no_output(tmp_path: Path) -> None:
     folder = tmp_path / "rtl"
-    demo.run(folder, TINY)
+    soft_errors.run(folder, TINY)
     off, on = (json.loads((folder / "state" / f"{name}.json").read_text()) for name in ("int8", "int8 write-back"))
     assert off["digest"] == on["digest"]
     assert on["report"]["bytes_written"] > 100 * off["report"]["bytes_written"] > 0

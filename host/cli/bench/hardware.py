@@ -1,4 +1,4 @@
-"""`redline bench`."""
+"""`redline bench hardware`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from host.cli.app import app, console, errors
-
-bench_app = typer.Typer(help="Measure speeds.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.command("cosim")
-def bench_cosim(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
-) -> None:
-    """Speed of the co-simulation against the bare Verilated model."""
-    from benchmarks import cosim
-
-    result = cosim.measure()
-    if as_json:
-        print(json.dumps(result))
-        return
-    table = Table(show_header=False)
-    for key, value in result.items():
-        table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else str(value))
-    console.print(table)
+from host.cli.app import console, errors
+from host.cli.bench.app import bench_app
 
 
 @bench_app.command("hardware")
@@ -37,7 +18,7 @@ def bench_hardware(
     bytes_per_cycle: Annotated[int, typer.Option(min=1, help="Bandwidth of the memory.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
-    """Cycles of AlexNet's layers (16x8: on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
+    """Cycles of AlexNet's layers (on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
     from benchmarks import hardware
 
     results = []
@@ -51,10 +32,7 @@ def bench_hardware(
             def note(layer: str, array: str = array, status: Any = status) -> None:
                 status.update(f"{array}: {layer}")
 
-            if array in hardware.ON_RTL:
-                results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
-            else:
-                results += hardware.model("alexnet", array, bytes_per_cycle=bytes_per_cycle)
+            results += hardware.measure(array, bytes_per_cycle=bytes_per_cycle, progress=note)
             results += hardware.model("vgg16", array, bytes_per_cycle=bytes_per_cycle)
     if as_json:
         print(json.dumps(hardware.as_dict(results)))

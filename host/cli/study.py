@@ -1,0 +1,75 @@
+"""What commands that run studies share: their options, folders and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from host.cli.app import console, errors, fail
+from host.studies.report import document
+
+Out = Annotated[Path, typer.Option(help="Folder of runs.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Insist on an interrupted run to go on with.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away what the folder holds.")]
+DeviceName = Annotated[str, typer.Option(help="simulation (the RTL), or reference (the same bytes, no RTL).")]
+TestImages = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each evaluation.")]
+TrainImages = Annotated[int, typer.Option(min=64, help="Images of each retraining.")]
+LearningRate = Annotated[float, typer.Option(help="Learning rate of retraining.")]
+Units = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
+Seed = Annotated[int, typer.Option(min=0)]
+
+
+def numbers(text: str, hint: str, low: float, high: float) -> tuple[float, ...]:
+    """A list of different numbers, each between `low` and `high` (exclusive), from an option."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint=hint) from None
+    if any(not low < value < high for value in values) or len(set(values)) != len(values):
+        raise typer.BadParameter(f"the numbers must differ and lie between {low:g} and {high:g}", param_hint=hint)
+    return values
+
+
+def check_folder(folder: Path, *, started: bool, resume: bool, restart: bool) -> None:
+    """Refuse contradictory options; say so if the folder holds a finished run."""
+    if resume and restart:
+        raise typer.Exit(fail("say --resume or --restart, not both"))
+    if resume and not started:
+        raise typer.Exit(fail(f"{folder}: no run to resume"))
+    if (folder / "report.html").exists() and not restart:
+        console.print(f"{folder} holds a finished run; showing it (use --restart to run anew).")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends the command with status 130 and a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        errors.print(f"interrupted{f' ({stopped})' if str(stopped) else ''}; the same command goes on from here")
+        raise typer.Exit(130) from None
+
+
+def show_table(table: document.Table, title: str) -> None:
+    """A table in the terminal."""
+    shown = Table(title=title, title_justify="left")
+    for column in table.head:
+        shown.add_column(column)
+    before = None
+    for row in table.body:
+        mine = None if table.group is None else row[table.group]
+        if before is not None and mine != before:
+            shown.add_section()
+        before = mine
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def show_files(folder: Path) -> None:
+    """Where the report is."""
+    console.print(f"Report: {folder / 'report.html'} (browser), {folder / 'report.md'} (text); tables beside it")

@@ -1,0 +1,1 @@
+"""The device contract as a suite, which any backend runs through: `redline conformance DEVICE`."""

@@ -1,0 +1,363 @@
+"""The opencl device: its program, its refusals, and what it does when a kernel hangs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from host.devices.device import DeviceError
+from host.devices.reference import ReferenceDevice
+from host.devices.registry import device as by_name
+from host.devices.runtime import Runtime
+from host.faults.models import SoftErrors
+from host.faults.plan import FaultPlan
+from host.program.program import Program
+from host.schedule.launch import Launch, schedule
+from host.verification.cases import CONFIGS, random_case, random_program
+from host.verification.verify import verify
+from hw import config as hw_config
+from hw.config import Config
+from hw.descriptor import Flag
+from tests.host.opencl import available, needs_opencl
+
+pytestmark = needs_opencl
+if available():
+    import pyopencl as cl
+
+    from host.devices.opencl import device as module
+    from host.devices.opencl import extents, platforms
+    from host.devices.opencl.device import OpenCLDevice
+    from host.devices.opencl.program import physical_address
+    from host.devices.opencl.source import Shape, shape_for, source
+
+CONFIG = CONFIGS[1]
+OTHER = CONFIGS[2]
+
+
+def make(config: Config = CONFIG, **options: Any) -> OpenCLDevice:
+    return OpenCLDevice(config, **{"memory_bytes": 1 << 22, "units": 1, **options})
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return random_program(np.random.default_rng(27), CONFIG).with_placement(())
+
+
+def launch(program: Program, batch: int = 1) -> Launch:
+    return schedule(program, range(len(program.layers)), batch, writeback=True)
+
+
+def images(program: Program, count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(-128, 128, (count, *program.input_shape)).astype(np.int8)
+
+
+def same_as_the_reference(device: OpenCLDevice, program: Program, count: int = 3) -> None:
+    plan = SoftErrors(1e-2, per="mac").draw(program, 0, count, 4)
+    found = Runtime(program, device).forward(images(program, count), plan=plan)
+    with ReferenceDevice(device.config, memory_bytes=1 << 22) as oracle:
+        wanted = Runtime(program, oracle).forward(images(program, count), plan=plan)
+    for name in program.names:
+        np.testing.assert_array_equal(found.out[name], wanted.out[name])
+    assert found.report.faults_applied == wanted.report.faults_applied > 0
+
+
+# -- which device
+
+
+def test_it_is_found_by_name_and_by_parts_of_its_names() -> None:
+    every = platforms.devices()
+    with by_name("opencl", CONFIG, memory_bytes=1 << 20, units=1) as one:
+        assert isinstance(one, OpenCLDevice)
+        assert one.opencl == every[0]
+    for device in every:
+        found = platforms.find(device.platform.name.upper()[:6], device.name[-4:].lower())
+        assert device.platform.name[:6].casefold() in found.platform.name.casefold()
+
+
+def test_an_unknown_name_is_answered_with_what_there_is() -> None:
+    with pytest.raises(DeviceError, match="no OpenCL device matches device 'abacus'; there are: ") as said:
+        make(device_name="abacus")
+    assert platforms.devices()[0].name.strip() in str(said.value)
+    with pytest.raises(DeviceError, match="no OpenCL device matches platform 'antikythera' and device 'x'"):
+        make(platform="antikythera", device_name="x")
+
+
+def test_without_any_device_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> list[Any]:
+        raise cl.LogicError("clGetPlatformIDs failed: PLATFORM_NOT_FOUND_KHR")
+
+    monkeypatch.setattr(cl, "get_platforms", none)
+    with pytest.raises(DeviceError, match=r"no OpenCL device.*apt-get install ocl-icd-libopencl1 pocl-opencl-icd"):
+        make()
+
+
+def test_more_memory_than_a_buffer_may_have_is_refused() -> None:
+    with pytest.raises(DeviceError, match=r"have at most \d+ bytes, less than memory_bytes="):
+        make(memory_bytes=1 << 60)
+
+
+# -- its program
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((4, 2, False), id="a GPU's: bytes, several work-items"),
+        pytest.param((16, 8, True), id="more work-items than outputs"),
+        pytest.param((1, 1, True), id="one output at a time"),
+    ],
+)
+def test_how_work_is_shared_changes_no_byte(shape: tuple[int, int, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "shape_for", lambda *_, **__: Shape(*shape))
+    configs = (CONFIG, CONFIGS[3])
+    made: Callable[..., Any] = lambda name, config, units: (  # noqa: E731
+        ReferenceDevice(config, memory_bytes=1 << 24, units=units)
+        if name == "reference"
+        else make(config, memory_bytes=1 << 24, units=units)
+    )
+    report = verify(("reference", "opencl"), cases=12, seed=8, make=made, configs=configs)
+    assert report.ok, str(report)
+
+
+def test_lanes_beyond_one_vector_are_exact() -> None:
+    configs = (Config(lanes=64, vec=8, saboteur=True), Config(lanes=32, vec=16, saboteur=True))
+    report = verify(("reference", "opencl"), cases=8, seed=2, configs=configs)
+    assert report.ok, str(report)
+
+
+def test_a_saved_binary_runs_through_the_same_code(program: Program, tmp_path: Path) -> None:
+    with make() as first:
+        first.save(tmp_path / "redline.bin")
+    with make(binary=tmp_path / "redline.bin", units=2) as second:
+        same_as_the_reference(second, program)
+
+
+def test_a_binary_of_another_build_is_refused(tmp_path: Path) -> None:
+    with make(OTHER) as other:
+        other.save(tmp_path / "redline.bin")
+    with pytest.raises(DeviceError, match=f"another build .hash {OTHER.hash:#018x}.*hash {CONFIG.hash:#018x}"):
+        make(binary=tmp_path / "redline.bin")
+
+
+def test_files_that_are_no_binary_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="absent.xclbin: No such file"):
+        make(binary=tmp_path / "absent.xclbin")
+    (tmp_path / "noise.xclbin").write_bytes(b"\x00noise" * 100)
+    with pytest.raises(DeviceError, match=r"noise\.xclbin"):
+        make(binary=tmp_path / "noise.xclbin")
+    binary = compiled(tmp_path, "__kernel void other(__global uchar *x) { x[0] = 1; }")
+    with pytest.raises(DeviceError, match="no kernel 'redline': it was not built for Redline"):
+        make(binary=binary)
+    binary = compiled(tmp_path, IDENTITY + "__kernel void redline(__global uchar *x) { x[0] = 1; }")
+    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 6"):
+        make(binary=binary)
+
+
+def test_a_kernel_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hw_config, "INTERFACE_VERSION", hw_config.INTERFACE_VERSION + 1)
+    with pytest.raises(DeviceError, match=r"executes descriptors of interface version \d+, this Redline's have"):
+        source(CONFIG, shape_for(CONFIG, processor=True))
+
+
+def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    from host.devices.opencl import program as programs
+
+    monkeypatch.setattr(programs, "source", lambda *_: "__kernel void redline( { }")
+    with pytest.raises(DeviceError, match=r"(?s)the OpenCL C kernel cannot be built for .*error: .*expected"):
+        make()
+
+
+# -- gateware, as a board's binary would bring it: six arguments, absolute addresses
+
+IDENTITY = f"""
+__kernel void redline_identity(__global ulong *identity) {{
+    identity[0] = {CONFIG.hash:#x}ul; identity[1] = {hw_config.INTERFACE_VERSION}; identity[2] = 0;
+}}
+__kernel void where_is(__global uchar *memory, __global ulong *address) {{ address[0] = (ulong)memory; }}
+"""
+ARGUMENTS = """__kernel void redline(__global const uchar *descriptors, uint jobs, __global const uchar *mac_events,
+    uint mac_event_count, __global const uchar *feature_events, uint feature_event_count)"""
+COPY = (
+    IDENTITY
+    + ARGUMENTS
+    + """{
+    // Copies what is loaded to where the result goes; the fault lists' lengths are left behind it.
+    for (uint job = 0; job < jobs; job++) {
+        __global const uchar *d = descriptors + 256 * job;
+        const uint words = as_uint(vload4(0, d + LOAD_WORDS));
+        __global const uchar *from = (__global const uchar *)as_ulong(vload8(0, d + LOAD_ADDR));
+        __global uchar *to = (__global uchar *)as_ulong(vload8(0, d + POOL_ADDR));
+        for (uint at = 0; at < words * VEC; at++)
+            to[at] = from[at];
+        to[words * VEC] = mac_event_count;
+        to[words * VEC + 1] = feature_event_count;
+    }
+}"""
+)
+HANG = (
+    IDENTITY
+    + ARGUMENTS
+    + """{
+    // Long enough to hang, short enough to end: nobody can kill it.
+    volatile uint turns = 0;
+    if (as_uint(vload4(0, descriptors + LOAD_WORDS)) == 13)
+        for (ulong turn = 0; turn < 1500000000ul; turn++)
+            turns += 1;
+}"""
+)
+
+
+def compiled(folder: Path, text: str) -> Path:
+    """A binary of OpenCL C."""
+    from hw.descriptor import DTYPE
+
+    assert DTYPE.fields is not None
+    names = {name: DTYPE.fields[name.lower()][1] for name in ("LOAD_WORDS", "LOAD_ADDR", "POOL_ADDR")}
+    defined = "".join(f"#define {name} {value}\n" for name, value in {**names, "VEC": CONFIG.vec}.items())
+    context = cl.Context([platforms.find()])
+    built = cl.Program(context, defined + text).build()
+    path = folder / "toy.bin"
+    path.write_bytes(built.get_info(cl.program_info.BINARIES)[0])
+    return path
+
+
+def toy_launch(program: Program, words: int, source_at: int, target: int, faults: int = 0) -> Launch:
+    """A launch with one job that loads and writes."""
+    made = launch(program)
+    unit = made.units[0]
+    records = unit.descriptors[:1].copy()
+    for name in records.dtype.names or ():
+        if name.startswith(("load_", "pool_", "conv_")):
+            records[name] = 0
+    records["flags"] = Flag.LOAD | Flag.WRITE_POOL
+    records["load_words"], records["load_segments"], records["load_addr"] = words, 1, source_at
+    records["pool_addr"], records["pool_h"], records["pool_w"] = target, records["out_h"], records["out_w"]
+    events = np.zeros(faults, unit.mac_events.dtype)
+    return replace(made, units=[replace(unit, descriptors=records, mac_events=events)])
+
+
+def test_gateware_gets_the_register_maps_arguments_and_the_boards_addresses(program: Program, tmp_path: Path) -> None:
+    binary = compiled(tmp_path, COPY)
+    with make(binary=binary, base_address=0) as board:
+        # On a board this is where its runtime puts the buffer; here, where the processor sees it.
+        session, found = board.session, np.zeros(1, np.uint64)
+        asked = cl.Buffer(session.context, cl.mem_flags.READ_WRITE, 8)
+        where = cl.Kernel(session.program.kernel.program, "where_is")
+        where(session.upload, (1,), (1,), session.memory, asked)
+        cl.enqueue_copy(session.upload, found, asked)
+        session.base_address = int(found[0])
+        data = np.random.default_rng(5).integers(0, 256, 64 * CONFIG.vec).astype(np.uint8)
+        board.write(0x8000, data)
+        report = board.launch(toy_launch(program, 64, 0x8000, 0x20000, faults=7))
+        np.testing.assert_array_equal(board.read(0x20000, len(data)), data)
+        assert board.read(0x20000 + len(data), 2).tolist() == [7, 0]
+        # Its counters are in registers that OpenCL does not reach.
+        assert report.faults_applied == 0
+
+
+def test_a_platform_that_does_not_say_where_buffers_lie_needs_to_be_told(program: Program, tmp_path: Path) -> None:
+    with make(binary=compiled(tmp_path, COPY)) as board:
+        with pytest.raises(DeviceError, match="give the address of the device's memory with base_address="):
+            board.launch(toy_launch(program, 1, 0, 4096))
+        with pytest.raises(DeviceError, match="does not say where buffers lie"):
+            physical_address(board.session.memory, board.opencl)
+
+
+def test_a_hung_kernel_is_given_up_and_the_device_set_up_anew(program: Program, tmp_path: Path) -> None:
+    with make(binary=compiled(tmp_path, HANG), base_address=0, launch_timeout_s=0.3) as board:
+        before = board.session
+        board.write(0, np.ones(16, np.uint8))
+        with pytest.raises(DeviceError, match=r"the kernel hangs: of 1 compute units only 0 were done after 0\.3 s"):
+            board.launch(toy_launch(program, 13, 0, 4096))
+        assert board.session is not before
+        board.launch_timeout_s = 60
+        board.launch(toy_launch(program, 1, 0, 4096))
+        board.write(64, np.arange(64, dtype=np.uint8))
+        np.testing.assert_array_equal(board.read(64, 64), np.arange(64))
+
+
+def test_what_ran_beside_a_hung_kernel_is_lost_and_says_so(program: Program, tmp_path: Path) -> None:
+    with make(binary=compiled(tmp_path, HANG), base_address=0, launch_timeout_s=0.2) as board:
+        first, second = (board.begin(toy_launch(program, 13, 0, 4096)) for _ in range(2))
+        with pytest.raises(DeviceError, match="the kernel hangs"):
+            board.finish(first)
+        with pytest.raises(DeviceError, match="was lost when the device was set up anew"):
+            board.finish(second)
+
+
+# -- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"load_addr": (1 << 64) - 8}, "loads features at 0xfffffffffffffff8, which is outside device memory"),
+        ({"load_words": 1 << 31}, "loads features at"),
+        ({"load_segments": 1 << 20, "load_stride": 1 << 20}, "loads features at"),
+        ({"weight_addr": 1 << 40}, "reads weights at 0x10000000000, which is outside device memory"),
+        ({"param_addr": (1 << 22) - 4}, "reads parameters at"),
+        ({"pool_addr": 1 << 22}, "writes its final output at"),
+        ({"pool_image": 1 << 31, "images": 2}, "writes its final output at"),
+        ({"conv_plane": 1 << 31, "conv_addr": 1 << 22}, "writes its convolution's output at"),
+        ({"steps": 1 << 20}, "has steps of another kernel"),
+        ({"src_period": 0}, "computes nothing"),
+        ({"images": 0}, "computes nothing"),
+        ({"dst_groups": 1000}, "stores more than it computes"),
+        ({"upper": 200}, "largest output that is no int8"),
+        ({"flags": 1 << 31}, "flags that this device does not know"),
+        ({"flags": Flag.POOL, "pool_kernel": 0}, "pools out of range"),
+        ({"flags": 0, "pool_h": 99}, "final output of another size"),
+    ],
+)
+def test_a_job_that_reaches_too_far_or_means_nothing_is_refused(
+    program: Program, changes: dict[str, int], message: str
+) -> None:
+    made = launch(program)
+    unit = made.units[0]
+    records = unit.descriptors.copy()
+    records["flags"][-1] |= Flag.LOAD | Flag.WRITE_CONV | Flag.WRITE_POOL
+    records["load_segments"][-1] = max(1, int(records["load_segments"][-1]))
+    extents.check(unit.descriptors, CONFIG, 1 << 22)
+    for name, value in changes.items():
+        records[name][-1] = value
+    with make() as device, pytest.raises(DeviceError, match=f"descriptor {len(records) - 1} .*{re.escape(message)}"):
+        device.launch(replace(made, units=[replace(unit, descriptors=records)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned(FaultPlan):
+    """A plan that says more than flips of bits."""
+
+    conditions: tuple[str, ...] = ()
+
+
+def test_a_plan_with_what_it_does_not_model_is_refused(program: Program) -> None:
+    plain = SoftErrors(1e-2, per="mac").draw(program, 0, 1, 1)
+    columns = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
+    with make() as device:
+        made = launch(program).with_faults(plain, 0)
+        refused = replace(made, plan=Conditioned(**columns, conditions=("clock period 10.9 ns",)))
+        with pytest.raises(DeviceError, match="the fault plan has conditions, which the opencl device does not model"):
+            device.launch(refused)
+        device.launch(replace(made, plan=Conditioned(**columns)))
+
+
+def test_units_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="units must be at least 1, not 0"):
+        make(units=0)
+
+
+def test_random_cases_give_the_same_on_more_units_than_cores() -> None:
+    for number in range(4):
+        case = random_case(12, number, configs=(CONFIG,))
+        x = np.repeat(case.x, 5, axis=0)
+        with make(units=7) as many, make() as one:
+            found, wanted = (Runtime(case.program, device).forward(x) for device in (many, one))
+        for name in case.program.names:
+            np.testing.assert_array_equal(found.out[name], wanted.out[name])
