@@ -51,7 +51,7 @@ class OverclockSettings(Settings):
 
     placement: int = 2
     table: str = ""
-    clocks: tuple[float, ...] = (184.0, 188.0, 192.0, 196.0, 200.0, 204.0, 208.0)
+    clocks: tuple[float, ...] = (186.0, 188.0, 190.0, 192.0, 195.0, 198.0, 202.0, 206.0)
     seeds: tuple[int, ...] = (1,)
     baselines: bool = False
     noise: float = 0.1
@@ -115,6 +115,7 @@ def run(
         folder,
         settings,
         study="overclock",
+        about={"delay_table": settings.delays.hash},
         device_options={"overclock": MOST_GROUPS},
         data_dir=data_dir,
         console=console,

@@ -146,6 +146,17 @@ def plot(summary: Summary) -> Figure:
             textcoords="offset points",
             color=figure.INK,
         )
+        static = summary.settings.delays.static_fmax_mhz()
+        left.axvline(static, color=figure.INK, linewidth=0.8, linestyle=":")
+        left.annotate(
+            f"static limit {static:.1f} MHz",
+            (static, 0),
+            xytext=(4, 4),
+            textcoords="offset points",
+            rotation=90,
+            color=figure.INK,
+            fontsize=9,
+        )
         for name, curve in curves(rows).items():
             mean = 100 * curve.mean((0, 2))
             ends = 100 * np.array([_pooled(rows, name, mhz).interval for mhz in clocks])
