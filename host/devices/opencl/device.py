@@ -187,8 +187,8 @@ class OpenCLDevice(Device):
                 return self.session.wait(running, self.launch_timeout_s)
         except BaseException:
             # A kernel that still runs would write into what comes next.
-            if self._session is not None:
-                self._session = self._made()
+            self._session = None
+            self._session = self._made()
             raise
 
     def runtime(self, program: Program) -> Overlapped:

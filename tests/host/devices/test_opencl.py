@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from host.devices.device import DeviceError
 from host.devices.reference import ReferenceDevice
@@ -163,6 +168,13 @@ def test_a_kernel_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hw_config, "INTERFACE_VERSION", hw_config.INTERFACE_VERSION + 1)
     with pytest.raises(DeviceError, match=r"executes descriptors of interface version \d+, this Redline's have"):
         source(CONFIG, shape_for(CONFIG, processor=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, True), (64, 4, False)])
+def test_the_source_is_opencl_c_1_2_without_a_warning(shape: tuple[int, int, bool]) -> None:
+    context = cl.Context([platforms.find()])
+    for config in (CONFIGS[0], CONFIGS[4], CONFIGS[7]):
+        cl.Program(context, source(config, Shape(*shape))).build(["-cl-std=CL1.2", "-Werror"])
 
 
 def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +342,45 @@ def test_a_job_that_reaches_too_far_or_means_nothing_is_refused(
         device.launch(replace(made, units=[replace(unit, descriptors=records)]))
 
 
+ON_CHIP = (
+    "load_base",
+    "src_base",
+    "src_plane",
+    "src_image",
+    "src_step",
+    "src_tap",
+    "dst_base",
+    "dst_plane",
+    "dst_image",
+)
+GEOMETRY = ("in_h", "in_w", "stride_y", "stride_x", "pad_y", "pad_x")
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_nonsense_on_chip_harms_nothing_but_its_own_result(data: st.DataObject, program: Program) -> None:
+    made = launch(program)
+    unit = made.units[0]
+    records = unit.descriptors.copy()
+    for _ in range(4):
+        name = data.draw(st.sampled_from(ON_CHIP))
+        at = data.draw(st.integers(0, len(records) - 1))
+        records[name][at] = data.draw(st.integers(0, np.iinfo(records[name].dtype).max))
+    device = shared()
+    device.write(0, np.full(1 << 22, 0x5A, np.uint8))
+    device.launch(replace(made, units=[replace(unit, descriptors=records)]))
+    untouched = np.full(1 << 22, True)
+    for name in made.written:
+        region = made.memory[name]
+        untouched[region.address : region.address + region.nbytes] = False
+    assert (device.read(0, 1 << 22)[untouched] == 0x5A).all()
+
+
+@lru_cache(maxsize=1)
+def shared() -> OpenCLDevice:
+    return make()
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioned(FaultPlan):
     """A plan that says more than flips of bits."""
@@ -346,6 +397,13 @@ def test_a_plan_with_what_it_does_not_model_is_refused(program: Program) -> None
         with pytest.raises(DeviceError, match="the fault plan has conditions, which the opencl device does not model"):
             device.launch(refused)
         device.launch(replace(made, plan=Conditioned(**columns)))
+
+
+def test_without_the_bindings_doctor_is_named() -> None:
+    code = "import sys; sys.modules['pyopencl'] = None; import redline; redline.device('opencl')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "DeviceError: the opencl device cannot be loaded" in done.stderr
+    assert "'redline doctor' says what is missing" in done.stderr
 
 
 def test_units_below_one_are_refused() -> None:
