@@ -54,33 +54,6 @@ def output_groups(channels: int, lanes: int, vec: int) -> int:
     return ceil_div(channels, max(lanes, vec)) * max(lanes, vec) // lanes
 
 
-def reorder_weights(w: Int8, lanes: int, vec: int) -> Int8:
-    """OIHW to `[M/LANES][C/VEC][KH][KW][LANES][VEC]`.
-
-    Parameters
-    ----------
-    w : int8 array, shape (M, C, KH, KW)
-    lanes, vec : int
-
-    Returns
-    -------
-    int8 array, shape (output_groups(M), ceil(C/VEC), KH, KW, LANES, VEC), contiguous
-    """
-    m, c, kh, kw = w.shape
-    groups_out, groups_in = output_groups(m, lanes, vec), ceil_div(c, vec)
-    padded = np.zeros((groups_out * lanes, groups_in * vec, kh, kw), np.int8)
-    padded[:m, :c] = w
-    blocks = padded.reshape(groups_out, lanes, groups_in, vec, kh, kw)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 4, 5, 1, 3))
-
-
-def recover_weights(w: Int8, m: int, c: int) -> Int8:
-    """`[M/LANES][C/VEC][KH][KW][LANES][VEC]` to OIHW, dropping the padding; the inverse of `reorder_weights`."""
-    groups_out, groups_in, kh, kw, lanes, vec = w.shape
-    full = w.transpose(0, 4, 1, 5, 2, 3).reshape(groups_out * lanes, groups_in * vec, kh, kw)
-    return np.ascontiguousarray(full[:m, :c])
-
-
 def pack_params(
     bias: npt.NDArray[np.int32], shift: npt.NDArray[np.integer], lanes: int, vec: int
 ) -> npt.NDArray[np.void]:

@@ -18,8 +18,11 @@ for _command in (
     "conformance",
     "pretrain",
     "compiling",
+    "estimate",
+    "photos",
     "version",
     "bench",
+    "timing",
 ):
     import_module(f"host.cli.{_command}")
 

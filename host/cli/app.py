@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 # Two threads on two busy cores are slower than one; devices and campaigns use processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,5 +29,5 @@ DataDir = Annotated[
 
 def fail(message: str) -> int:
     """Show an error of one line; returns the exit status."""
-    errors.print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+    errors.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from host.cli.app import DataDir, app, console, fail
@@ -23,7 +24,7 @@ def doctor(data_dir: DataDir = None) -> None:
     for finding in findings:
         table.add_row(marks[finding.state], finding.name, finding.found)
         if finding.remedy:
-            table.add_row("", "", f"[bold]{finding.remedy}[/]")
+            table.add_row("", "", f"[bold]{escape(finding.remedy)}[/]")
     console.print(table)
     missing = [finding.name for finding in findings if finding.state == "missing"]
     if missing:

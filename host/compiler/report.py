@@ -10,6 +10,9 @@ from host.compiler.limits import CompileError, check_accelerator, feature_words,
 from host.program import arrangement
 from host.program.layers import Layer, Operator, Placement
 from host.program.program import Program
+from host.schedule.cycles import Memory
+from host.schedule.performance import Buffers, LayerPerformance, multiplications, predict
+from host.schedule.roofline import Bound
 from hw.config import Config
 from hw.layout import output_groups
 
@@ -30,10 +33,15 @@ class LayerCost:
         (C, H, W) as the network has them: before folding, after pooling.
     kernel : two ints
         Before folding.
+    stride : two ints
+        Before folding.
+    pool : int
+        Edge of the max pooling window after it; 0 if there is none.
     macs : int
         Multiplications of the layer itself, without padding to lanes and vec.
     steps : int
-        Of the whole array: one a cycle when nothing stalls, so the layer's least cycles.
+        Of the whole array: one a cycle when nothing stalls, so the layer's least cycles. Layers in bands compute some
+        rows twice, which `busy` counts and this does not.
     folded : bool
         Whether its kernel columns became input channels (docs/architecture.md, Folding).
     utilisation : float
@@ -46,6 +54,16 @@ class LayerCost:
         Lowest and highest over the output channels.
     why : str
         Why the layer runs where it does.
+    cycles : float or None
+        What the cycle model predicts, the batch's share of one image; this and what follows is None on the CPU.
+    busy : float or None
+        Share of these cycles in which the array steps.
+    bound : str or None
+        "compute", "memory" or "latency" (`host.schedule.roofline.bound`).
+    bytes_read, bytes_written : float or None
+        Moved between accelerator and memory, the batch's share of one image.
+    buffers : Buffers or None
+        Where its tensors lie.
     """
 
     name: str
@@ -56,6 +74,8 @@ class LayerCost:
     input: tuple[int, int, int]
     output: tuple[int, int, int]
     kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pool: int
     macs: int
     steps: int
     folded: bool
@@ -68,21 +88,31 @@ class LayerCost:
     out_frac: int
     runs_on: Placement
     why: str
+    cycles: float | None
+    busy: float | None
+    bound: Bound | None
+    bytes_read: float | None
+    bytes_written: float | None
+    buffers: Buffers | None
 
 
-def costs(program: Program) -> list[LayerCost]:
-    """One entry a layer, in order."""
-    return [_cost(layer, program.config) for layer in program.layers]
+def costs(
+    program: Program, memory: Memory | None = None, *, batch: int = 1, writeback: bool = False
+) -> list[LayerCost]:
+    """One entry a layer, in order; cycles and bytes are predicted for this memory (default: `Memory()`) and batch."""
+    found = predict(program, memory or Memory(), batch=batch, writeback=writeback)
+    predicted = {layer.at: layer for layer in found.layers}
+    return [_cost(layer, program.config, predicted.get(at), batch) for at, layer in enumerate(program.layers)]
 
 
-def _cost(layer: Layer, config: Config) -> LayerCost:
+def _cost(layer: Layer, config: Config, predicted: LayerPerformance | None, batch: int) -> LayerCost:
     m, oh, ow = layer.conv_shape
     fold = layer.fold
-    network_input, kernel = layer.in_shape, layer.kernel
+    network_input, kernel, stride = layer.in_shape, layer.kernel, layer.stride
     if fold is not None:
         network_input, kernel = (fold.channels, layer.in_shape[1], fold.width), (layer.kernel[0], fold.kernel_w)
-    weights = m * (network_input[0] // layer.groups) * kernel[0] * kernel[1]
-    macs = weights * oh * ow
+        stride = (layer.stride[0], fold.stride_x)
+    macs = multiplications(layer)
     steps = output_groups(m, config.lanes, config.vec) * oh * ow * arrangement.steps(layer, config)
     return LayerCost(
         name=layer.name,
@@ -93,11 +123,13 @@ def _cost(layer: Layer, config: Config) -> LayerCost:
         input=network_input,
         output=layer.out_shape,
         kernel=kernel,
+        stride=stride,
+        pool=0 if layer.pool is None else layer.pool.kernel,
         macs=macs,
         steps=steps,
         folded=fold is not None,
         utilisation=macs / (steps * config.lanes * config.vec),
-        parameter_bytes=weights + 4 * m,
+        parameter_bytes=macs // (oh * ow) + 4 * m,
         input_bytes=math.prod(network_input),
         output_bytes=math.prod(layer.out_shape),
         in_frac=layer.in_frac,
@@ -105,6 +137,12 @@ def _cost(layer: Layer, config: Config) -> LayerCost:
         out_frac=layer.out_frac,
         runs_on=layer.placement,
         why=_why(layer, config),
+        cycles=None if predicted is None else predicted.cycles / batch,
+        busy=None if predicted is None else predicted.busy,
+        bound=None if predicted is None else predicted.bound,
+        bytes_read=None if predicted is None else predicted.traffic.read / batch,
+        bytes_written=None if predicted is None else predicted.traffic.written / batch,
+        buffers=None if predicted is None else predicted.buffers,
     )
 
 
@@ -133,31 +171,52 @@ def _why(layer: Layer, config: Config) -> str:
         return "protected"
     reasons = ["kernel columns folded into channels"] if layer.fold else []
     if layer.constant:
-        reasons.append(f"{_kind(layer)} as a convolution with constant weights, from {', '.join(layer.sources)}")
-    elif len(layer.sources) > 1 or layer.channels is not None:
-        rearranged = "" if layer.channels is None else f"{layer.in_shape[0]} channels chosen "
-        reasons.append(f"reads {rearranged}{'of' if rearranged else 'all of'} {', '.join(layer.sources)}")
+        reasons.append(f"{_kind(layer)} as a convolution with constant weights")
+    elif layer.channels is not None:
+        reasons.append(f"reads {layer.in_shape[0]} of {sum(layer.source_channels)} channels, where they lie")
+    elif len(layer.sources) > 1:
+        reasons.append("reads its sources where they lie: concatenation moves nothing")
     needed = feature_words(layer.in_shape, config.vec) * config.vec
     if needed > config.feature_bytes:
         reasons.append(f"in tiles: its input takes {needed:,} bytes, a feature buffer holds {config.feature_bytes:,}")
     return "; ".join(reasons) or "fits"
 
 
-def headline(program: Program) -> str:
-    """Totals in a line."""
-    layers = costs(program)
-    macs, parameters = sum(c.macs for c in layers), sum(c.parameter_bytes for c in layers)
+def operator_words(cost: LayerCost) -> str:
+    """A layer's operator in a few letters: "conv 3x3/2 pool3", "fc", "depthwise 3x3", "add"."""
+    kernel, stride = "x".join(map(str, cost.kernel)), max(cost.stride)
+    shape = f"{kernel}{f'/{stride}' if stride > 1 else ''}"
+    short = {
+        "convolution": f"conv {shape}",
+        "grouped convolution": f"conv {shape} in {cost.groups} groups",
+        "depthwise convolution": f"depthwise {shape}",
+        "fully connected": "fc",
+        "average pooling": f"average {shape}",
+        "local response normalisation": "lrn",
+        "addition": "add",
+    }
+    return short.get(cost.kind, cost.kind) + (f" pool{cost.pool}" if cost.pool else "")
+
+
+def headline(layers: list[LayerCost], config: Config) -> str:
+    """Totals in a sentence. MACs are those of convolutions and fully connected layers, as the literature counts."""
+    real = [c for c in layers if c.operator == "convolution"]
+    macs, parameters = sum(c.macs for c in real), sum(c.parameter_bytes for c in real)
     there = [c for c in layers if c.runs_on == "accelerator"]
-    steps = sum(c.steps for c in there)
+    steps, cycles = sum(c.steps for c in there), sum(c.cycles or 0.0 for c in there)
     on_cpu = [c.name for c in layers if c.runs_on == "cpu"]
-    return (
-        f"{macs:,} MACs and {parameters:,} bytes of parameters; the {program.config.lanes}x{program.config.vec} array "
-        f"takes {steps:,} steps an image (one a cycle when nothing stalls) for {sum(c.macs for c in there):,} MACs"
-        + (f"; on the CPU: {', '.join(on_cpu)}" if on_cpu else "")
+    said = (
+        f"{macs:,} MACs and {parameters:,} bytes of parameters; the {config.lanes}x{config.vec} array "
+        f"takes {steps:,} steps an image (one a cycle when nothing stalls) for "
+        f"{sum(c.macs for c in there if c.operator == 'convolution'):,} MACs"
     )
+    if there:
+        moved = sum(c.bytes_read or 0.0 for c in there), sum(c.bytes_written or 0.0 for c in there)
+        said += f", {cycles:,.0f} cycles, {moved[0]:,.0f} bytes read and {moved[1]:,.0f} written"
+    return said + (f"; on the CPU: {', '.join(on_cpu)}" if on_cpu else "")
 
 
-def as_dict(network: str, program: Program) -> dict[str, Any]:
+def as_dict(network: str, program: Program, layers: list[LayerCost]) -> dict[str, Any]:
     """For JSON."""
-    layers = [asdict(cost) for cost in costs(program)]
-    return {"network": network, "lanes": program.config.lanes, "vec": program.config.vec, "layers": layers}
+    found = [asdict(cost) for cost in layers]
+    return {"network": network, "lanes": program.config.lanes, "vec": program.config.vec, "layers": found}

@@ -57,12 +57,15 @@ class Device(ABC):
         Size of device memory.
     units : int
         Compute units: a launch's batch is split over this many descriptor lists.
+    knows_conditions : bool
+        Whether it models what a plan says beside flips: late and stuck bits (`host.faults.conditions`).
     """
 
     name: str
     config: Config
     memory_bytes: int
     units: int = 1
+    knows_conditions: bool = False
 
     @abstractmethod
     def launch(self, launch: Launch) -> LaunchReport:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from host.program import lrn, pipecnn
 from host.program.layers import Layer, Pool
+from host.program.rounding import shift_half_up
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -72,10 +73,7 @@ def requantise(acc: Int32, shift: npt.NDArray[np.integer], relu: bool, upper: in
     -------
     int8 array of the shape of `acc`
     """
-    s = np.asarray(shift, np.int64)[:, None, None]
-    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    low = 0 if relu else -128
-    return np.clip((acc.astype(np.int64) + half) >> s, low, upper).astype(np.int8)
+    return np.clip(shift_half_up(acc, shift[:, None, None]), 0 if relu else -128, upper).astype(np.int8)
 
 
 def max_pool(x: Int8, pool: Pool) -> Int8:

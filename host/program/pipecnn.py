@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from host.program.rounding import shift_half_up
+
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 
@@ -28,7 +30,7 @@ def stored_bias(bias: Int32, weight_frac: npt.NDArray[np.integer], out_frac: int
     out_frac : int
     """
     k = np.maximum(np.asarray(weight_frac, np.int64) - out_frac, 1)
-    return ((bias.astype(np.int64) + (np.int64(1) << (k - 1))) >> k).astype(np.int32)
+    return shift_half_up(bias, k).astype(np.int32)
 
 
 def requantise(acc: Int32, shift: npt.NDArray[np.integer], bias: Int32, relu: bool, upper: int = 127) -> Int8:
@@ -49,8 +51,7 @@ def requantise(acc: Int32, shift: npt.NDArray[np.integer], bias: Int32, relu: bo
     -------
     int8 array of the shape of `acc`
     """
-    s = np.asarray(shift, np.int64)[:, None, None]
-    rounded = (acc.astype(np.int64) + (np.int64(1) << (s - 1))) >> s
+    rounded = shift_half_up(acc, shift[:, None, None])
     wrapped = (rounded + bias.astype(np.int64)[:, None, None] + 128) % 256 - 128
     value = np.where(rounded > 127, 127, np.where(rounded < -128, -128, wrapped))
     return np.clip(value, 0 if relu else -128, upper).astype(np.int8)

@@ -34,7 +34,19 @@ def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_help_lists_every_command() -> None:
     said = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ("doctor", "demo", "verify", "conformance", "bench", "pretrain", "compile", "version"):
+    listed = (
+        "doctor",
+        "demo",
+        "verify",
+        "conformance",
+        "bench",
+        "pretrain",
+        "compile",
+        "estimate",
+        "photos",
+        "version",
+    )
+    for command in listed:
         assert command in said
 
 

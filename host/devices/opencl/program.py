@@ -18,9 +18,9 @@ from host.devices.opencl.source import INTERFACE, Shape, source
 from hw.config import Config
 
 KERNEL, IDENTITY = "redline", "redline_identity"
-GATEWARE_ARGUMENTS = 6
-"""The arguments of the register map: descriptors, jobs, and address and count of both event lists."""
-SOURCE_ARGUMENTS = 12
+GATEWARE_ARGUMENTS = 8
+"""The arguments of the register map: address and count of descriptors, of both lists of events and of late masks."""
+SOURCE_ARGUMENTS = 14
 """The same, and what the gateware has of its own: memory, feature buffers, weights, results, their size, status."""
 IDENTITY_WORDS = 3
 

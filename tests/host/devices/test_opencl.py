@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from host.devices.reference import ReferenceDevice
 from host.devices.registry import device as by_name
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
-from host.faults.plan import FaultPlan
+from host.faults.stuck import StuckAt
 from host.program.program import Program
 from host.schedule.launch import Launch, schedule
 from host.verification.cases import CONFIGS, random_case, random_program
@@ -160,7 +160,7 @@ def test_files_that_are_no_binary_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="no kernel 'redline': it was not built for Redline"):
         make(binary=binary)
     binary = compiled(tmp_path, IDENTITY + "__kernel void redline(__global uchar *x) { x[0] = 1; }")
-    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 6"):
+    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 8"):
         make(binary=binary)
 
 
@@ -185,7 +185,7 @@ def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest
         make()
 
 
-# -- gateware, as a board's binary would bring it: six arguments, absolute addresses
+# -- gateware, as a board's binary would bring it: the register map's arguments, absolute addresses
 
 IDENTITY = f"""
 __kernel void redline_identity(__global ulong *identity) {{
@@ -194,7 +194,8 @@ __kernel void redline_identity(__global ulong *identity) {{
 __kernel void where_is(__global uchar *memory, __global ulong *address) {{ address[0] = (ulong)memory; }}
 """
 ARGUMENTS = """__kernel void redline(__global const uchar *descriptors, uint jobs, __global const uchar *mac_events,
-    uint mac_event_count, __global const uchar *feature_events, uint feature_event_count)"""
+    uint mac_event_count, __global const uchar *feature_events, uint feature_event_count,
+    __global const uchar *late_masks, uint late_mask_count)"""
 COPY = (
     IDENTITY
     + ARGUMENTS
@@ -209,6 +210,7 @@ COPY = (
             to[at] = from[at];
         to[words * VEC] = mac_event_count;
         to[words * VEC + 1] = feature_event_count;
+        to[words * VEC + 2] = late_mask_count;
     }
 }"""
 )
@@ -268,7 +270,11 @@ def test_gateware_gets_the_register_maps_arguments_and_the_boards_addresses(prog
         board.write(0x8000, data)
         report = board.launch(toy_launch(program, 64, 0x8000, 0x20000, faults=7))
         np.testing.assert_array_equal(board.read(0x20000, len(data)), data)
-        assert board.read(0x20000 + len(data), 2).tolist() == [7, 0]
+        assert board.read(0x20000 + len(data), 3).tolist() == [7, 0, 0]
+        assert board.knows_conditions
+        stuck = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
+        with pytest.raises(DeviceError, match="late or stuck bits in 1 groups, but this accelerator was built for 0"):
+            board.launch(launch(program).with_faults(stuck, 0))
         # Its counters are in registers that OpenCL does not reach.
         assert report.faults_applied == 0
 
@@ -381,22 +387,17 @@ def shared() -> OpenCLDevice:
     return make()
 
 
-@dataclass(frozen=True, eq=False)
-class Conditioned(FaultPlan):
-    """A plan that says more than flips of bits."""
-
-    conditions: tuple[str, ...] = ()
-
-
-def test_a_plan_with_what_it_does_not_model_is_refused(program: Program) -> None:
-    plain = SoftErrors(1e-2, per="mac").draw(program, 0, 1, 1)
-    columns = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
+def test_a_plan_with_conditions_is_refused_by_passes_launches_and_streams(program: Program) -> None:
+    plan = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
     with make() as device:
-        made = launch(program).with_faults(plain, 0)
-        refused = replace(made, plan=Conditioned(**columns, conditions=("clock period 10.9 ns",)))
-        with pytest.raises(DeviceError, match="the fault plan has conditions, which the opencl device does not model"):
-            device.launch(refused)
-        device.launch(replace(made, plan=Conditioned(**columns)))
+        assert not device.knows_conditions
+        with pytest.raises(DeviceError, match="the opencl device has no model of late or stuck bits"):
+            device.runtime(program).forward(images(program, 1), plan=plan)
+        refused = r"has conditions .lane 0 accumulator bit 4 stuck at 1., of which the opencl device has no model"
+        with pytest.raises(DeviceError, match=refused):
+            device.launch(launch(program).with_faults(plan, 0))
+        with pytest.raises(DeviceError, match=refused):
+            list(device.runtime(program).stream([images(program, 1)], plan=plan))
 
 
 def test_without_the_bindings_doctor_is_named() -> None:

@@ -26,22 +26,6 @@ def test_features_survive_the_round_trip(n: int, c: int, h: int, w: int, vec: in
     assert there[image, channel // vec, y, column, channel % vec] == x[image, channel, y, column]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), powers, powers, st.integers(0, 99))
-def test_weights_survive_the_round_trip(m: int, c: int, kh: int, kw: int, lanes: int, vec: int, seed: int) -> None:
-    w = np.random.default_rng(seed).integers(-128, 128, (m, c, kh, kw)).astype(np.int8)
-    there = layout.reorder_weights(w, lanes, vec)
-    groups = layout.output_groups(m, lanes, vec)
-    assert there.shape == (groups, -(-c // vec), kh, kw, lanes, vec)
-    assert groups * lanes % vec == 0
-    assert groups * lanes >= m
-    assert np.array_equal(layout.recover_weights(there, m, c), w)
-    assert np.count_nonzero(there) == np.count_nonzero(w)
-    assert (
-        there[(m - 1) // lanes, (c - 1) // vec, 0, kw - 1, (m - 1) % lanes, (c - 1) % vec] == w[m - 1, c - 1, 0, kw - 1]
-    )
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 70), powers, powers, st.integers(0, 99))
 def test_parameters_are_packed_a_record_a_channel(m: int, lanes: int, vec: int, seed: int) -> None:
