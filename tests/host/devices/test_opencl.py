@@ -420,3 +420,30 @@ def test_random_cases_give_the_same_on_more_units_than_cores() -> None:
             found, wanted = (Runtime(case.program, device).forward(x) for device in (many, one))
         for name in case.program.names:
             np.testing.assert_array_equal(found.out[name], wanted.out[name])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        pytest.param("(shift == 0 ? (lanes_t)(0) : twice & 1)", "0", id="no rounding"),
+        pytest.param("(lanes_t)((int)job->upper)", "(lanes_t)(127)", id="no ReLU6"),
+        pytest.param("group / job->src_period * job->src_step", "0", id="groups read alike"),
+        pytest.param("ky * job->src_tap", "ky * job->in_w", id="additions read rows"),
+        pytest.param("sums[q] ^= LOAD_WIDE(q, flips)", "", id="no flips in accumulators"),
+        pytest.param("^= (char)(1u <<", "^= (char)(2u <<", id="another bit of an output"),
+        pytest.param("kx < min(x + (int)job->pool_kernel,", "kx < min(x + 1,", id="narrow windows of pooling"),
+    ],
+)
+def test_verification_finds_a_slip_in_the_kernel(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from host.devices.opencl import program as programs
+
+    whole = programs.source
+
+    def slipped(config: Config, shape: Shape) -> str:
+        text = whole(config, shape)
+        assert text.count(right) == 1
+        return text.replace(right, wrong)
+
+    monkeypatch.setattr(programs, "source", slipped)
+    report = verify(("reference", "opencl"), cases=60, seed=1, configs=(CONFIG,), most_mismatches=1)
+    assert report.mismatches
