@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from host import models
+from host.campaign.campaign import Campaign
+from host.campaign.stop import HalfWidth, Minutes, Trials
+from host.campaign.trials import SingleFault
 from host.compiler.compile import compile
 from host.datasets import data, imagenet
 from host.datasets.data import Dataset
@@ -22,6 +25,7 @@ from hw.config import Config
 from hw.delays import Table as DelayTable
 
 __all__ = [
+    "Campaign",
     "Config",
     "Dataset",
     "DelayTable",
@@ -29,14 +33,18 @@ __all__ = [
     "Evaluation",
     "Fault",
     "FaultPlan",
+    "HalfWidth",
     "LaunchReport",
+    "Minutes",
     "Overclock",
     "Paired",
     "Program",
     "Rate",
     "Recipe",
+    "SingleFault",
     "SoftErrors",
     "StuckAt",
+    "Trials",
     "Twin",
     "attach",
     "by_accuracy",

@@ -72,9 +72,6 @@ ARRAYS = {
     "32x16": Config(lanes=32, vec=16, port_bits=512, feature_bytes=1 << 20, weight_bytes=1 << 21, pool_columns=128),
 }
 
-ON_RTL = ("16x8",)
-"""Arrays that are run; the others are modelled: gcc 12 fails on simulators with buffers as large as theirs."""
-
 
 @dataclass(frozen=True)
 class LayerCycles:

@@ -81,7 +81,7 @@ class Accelerator(wiring.Component):
         job = sequencer.job
 
         # Memory port.
-        readers = [sequencer.port, features.port, params.port, weights.port]
+        readers = [sequencer.port, params.port, features.port, weights.port]
         if config.saboteur:
             m.submodules.mac_saboteur = mac_saboteur = Saboteur(config, ACCUMULATOR_BITS)
             m.submodules.feature_saboteur = feature_saboteur = Saboteur(config, 8)
@@ -101,6 +101,8 @@ class Accelerator(wiring.Component):
         m.submodules.read = read = axi.ReadArbiter(config, len(readers))
         for index, port in enumerate(readers):
             connect(m, port, read.clients[index])
+        # A job begins with its first weights and its first rows; all other weights can wait for the features.
+        m.d.comb += read.urgent[-1].eq(weights.first & ~sequencer.weights_ahead)
         connect(m, read.ar, flipped(self.ar))
         connect(m, read.r, flipped(self.r))
         m.submodules.write = write = axi.WriteArbiter(config, 2)
@@ -133,7 +135,7 @@ class Accelerator(wiring.Component):
             ring.read_ptr.eq(stepper.weight_ptr),
             ring.keep_ptr.eq(stepper.keep_ptr),
         ]
-        load_b = (sequencer.loading.flags & flag.SRC_B).any()
+        load_b = features.to_b
         store_b = (job.flags & flag.DST_B).any()
         for buffer, load_here, store_here in ((buffer_a, ~load_b, ~store_b), (buffer_b, load_b, store_b)):
             m.d.comb += [
@@ -163,6 +165,8 @@ class Accelerator(wiring.Component):
             stepper.start.eq(sequencer.compute),
             stepper.job.eq(job),
             stepper.clear.eq(sequencer.clear),
+            stepper.partial.eq(sequencer.partial),
+            stepper.rows.eq(features.rows),
             stepper.weight_ready.eq(ring.read_ready),
             stepper.room.eq(in_flight != OUTPUT_QUEUE),
             stepper.params_available.eq(groups_ready != 0),

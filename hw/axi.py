@@ -60,11 +60,13 @@ class WritePort(wiring.Signature):
 
 
 class ReadArbiter(wiring.Component):
-    """Several readers on one AXI read channel; a lower index wins. Bursts are answered in order.
+    """Several readers on one AXI read channel; an urgent one wins, then a lower index. Bursts are answered in order.
 
     Members
     -------
     clients : In(ReadPort), one a reader
+    urgent : In(clients)
+        Readers that win over all that are not.
     ar : Out(stream of REQUEST)
     r : In(stream of read_beat)
     """
@@ -74,6 +76,7 @@ class ReadArbiter(wiring.Component):
         super().__init__(
             {
                 "clients": In(ReadPort(config)).array(clients),
+                "urgent": In(clients),
                 "ar": Out(stream.Signature(REQUEST)),
                 "r": In(stream.Signature(read_beat(config))),
             }
@@ -85,11 +88,15 @@ class ReadArbiter(wiring.Component):
 
         with m.If(self.ar.ready):
             m.d.sync += self.ar.valid.eq(0)
+        asking, among = Signal(self._clients), Signal(self._clients)
+        m.d.comb += [
+            asking.eq(Cat(client.request.valid for client in self.clients)),
+            among.eq(Mux((asking & self.urgent).any(), asking & self.urgent, asking)),
+        ]
         with m.If((~self.ar.valid | self.ar.ready) & order.w_rdy):
             for index in reversed(range(self._clients)):
                 client = self.clients[index]
-                others = Cat(self.clients[lower].request.valid for lower in range(index)).any() if index else C(0)
-                with m.If(client.request.valid & ~others):
+                with m.If(among[index] & ~among[:index].any()):
                     m.d.sync += [self.ar.payload.eq(client.request.payload), self.ar.valid.eq(1)]
                     m.d.comb += [client.request.ready.eq(1), order.w_data.eq(index), order.w_en.eq(1)]
 

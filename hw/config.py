@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 
 from hw.errors import RedlineError
 
-INTERFACE_VERSION = 2
+INTERFACE_VERSION = 3
 """Raised whenever descriptors, registers, layouts or the step order change meaning."""
 
 

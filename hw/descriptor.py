@@ -29,6 +29,8 @@ FIELDS = (
     Field("load_stride", 32, "bytes from one segment to the next; multiple of VEC"),
     Field("load_segments", 32, "number of segments (channel-group planes, or 1)"),
     Field("load_base", 32, "first word written in the source buffer; segments are packed back to back"),
+    Field("load_chunk", 16, "words of every segment loaded in turn, so that computing may begin early; 0: all of them"),
+    Field("load_rows", 16, "input rows that a chunk of a segment holds; 0 if `load_chunk` is"),
     # -- features as the array reads them
     Field("src_base", 32, "first word of image 0 in the source buffer"),
     Field("src_plane", 32, "words from one channel group to the next (H*W)"),

@@ -17,14 +17,99 @@ PARAM_GROUPS = 4
 """Output groups whose parameters are held ahead of the array."""
 
 
-class FeatureLoader(wiring.Component):
-    """Copies a job's segments of features from memory into consecutive words of its source buffer.
+class Pieces(wiring.Component):
+    """The order in which a load's words come: chunk by chunk, of every segment in turn.
 
     Members
     -------
     start : In(1), job : In(descriptor.LAYOUT)
-        Begin; `job` stays constant until `done`.
+        Go to the first piece of the job's load; `job` is needed in this cycle only.
+    advance : In(1)
+        Go to the next piece.
+    valid : Out(1)
+        There is a piece: one segment's words of one chunk.
+    addr : Out(ADDRESS_BITS), word : Out, words : Out(32)
+        Its byte address in memory, its first word in the buffer, and its length.
+    ends_chunk : Out(1)
+        It is its chunk's last.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "job": In(descriptor.LAYOUT),
+                "advance": In(1),
+                "valid": Out(1),
+                "addr": Out(axi.ADDRESS_BITS),
+                "word": Out(range(config.feature_words)),
+                "words": Out(32),
+                "ends_chunk": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, job = self._config, self.job
+        word_log2 = exact_log2(config.vec)
+        segments, segment_words, chunk_words, stride = (
+            Signal(32, name=name, reset_less=True) for name in ("segments", "segment_words", "chunk_words", "stride")
+        )
+        # Of the chunk in the first segment; then of the piece.
+        chunk_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
+        chunk_word = Signal(range(config.feature_words), reset_less=True)
+        segments_left, words_left = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        next_addr, next_word = Signal(axi.ADDRESS_BITS), Signal(range(config.feature_words))
+        last_chunk, words_after = Signal(), Signal(32)
+        m.d.comb += [
+            self.ends_chunk.eq(segments_left == 1),
+            last_chunk.eq(words_left == self.words),
+            words_after.eq(words_left - chunk_words),
+            next_addr.eq(chunk_addr + (chunk_words << word_log2)),
+            next_word.eq(chunk_word + chunk_words),
+        ]
+        with m.If(self.advance):
+            m.d.sync += [
+                segments_left.eq(segments_left - 1),
+                self.addr.eq(self.addr + stride),
+                self.word.eq(self.word + segment_words),
+            ]
+            with m.If(self.ends_chunk):
+                m.d.sync += [segments_left.eq(segments), words_left.eq(words_after), self.valid.eq(~last_chunk)]
+                m.d.sync += Cat(chunk_addr, self.addr).eq(next_addr.replicate(2))
+                m.d.sync += Cat(chunk_word, self.word).eq(next_word.replicate(2))
+                m.d.sync += self.words.eq(Mux(words_after < chunk_words, words_after, chunk_words))
+        with m.If(self.start):
+            whole = job.load_chunk == 0
+            words = Mux(whole | (job.load_words < job.load_chunk), job.load_words, job.load_chunk)
+            m.d.sync += [
+                self.valid.eq(1),
+                segments.eq(job.load_segments),
+                segments_left.eq(job.load_segments),
+                segment_words.eq(job.load_words),
+                words_left.eq(job.load_words),
+                chunk_words.eq(words),
+                self.words.eq(words),
+                stride.eq(job.load_stride),
+                Cat(chunk_addr, self.addr).eq(job.load_addr[: axi.ADDRESS_BITS].replicate(2)),
+                Cat(chunk_word, self.word).eq(job.load_base[: len(self.word)].replicate(2)),
+            ]
+        return m
+
+
+class FeatureLoader(wiring.Component):
+    """Copies a job's segments of features from memory into its source buffer, one after the other or in chunks.
+
+    Members
+    -------
+    start : In(1), job : In(descriptor.LAYOUT)
+        Begin; only while `done`. `job` is needed in this cycle only.
     done : Out(1)
+    to_b : Out(1)
+        The words go to buffer B.
+    rows : Out(16)
+        Input rows of which all segments' words have been written, with `load_chunk`.
     port : Out(ReadPort)
     write : Out(stream of feature_write)
     """
@@ -35,7 +120,9 @@ class FeatureLoader(wiring.Component):
             {
                 "start": In(1),
                 "job": In(descriptor.LAYOUT),
-                "done": Out(1, init=1),
+                "done": Out(1),
+                "to_b": Out(1),
+                "rows": Out(16),
                 "port": Out(axi.ReadPort(config)),
                 "write": Out(stream.Signature(feature_write(config))),
             }
@@ -46,62 +133,52 @@ class FeatureLoader(wiring.Component):
         config, job = self._config, self.job
         slots = config.port_bytes // config.vec
         slot_log2, word_log2, beat_log2 = exact_log2(slots), exact_log2(config.vec), exact_log2(config.port_bytes)
+        m.submodules.asked = asked = Pieces(config)
+        m.submodules.unpacked = unpacked = Pieces(config)
+        for pieces in (asked, unpacked):
+            m.d.comb += [pieces.start.eq(self.start), pieces.job.eq(job)]
 
-        # Asking: one region a segment. Every beat has a place to go, so there is always room.
+        # Asking: one region a piece. Every beat has a place to go, so there is always room.
         m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9)
-        segment_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
-        to_ask = Signal(32)
-        first_slot = segment_addr[word_log2:beat_log2] if slots > 1 else C(0, 1)
+        first_slot = asked.addr[word_log2:beat_log2] if slots > 1 else C(0, 1)
         m.d.comb += [
             reader.room.eq(C(1, 1).replicate(9)),
-            reader.start.valid.eq(to_ask != 0),
-            reader.start.payload.addr.eq(Cat(C(0, beat_log2), segment_addr[beat_log2:])),
-            reader.start.payload.beats.eq((first_slot + job.load_words + (slots - 1)) >> slot_log2),
+            reader.start.valid.eq(asked.valid),
+            reader.start.payload.addr.eq(Cat(C(0, beat_log2), asked.addr[beat_log2:])),
+            reader.start.payload.beats.eq((first_slot + asked.words + (slots - 1)) >> slot_log2),
+            asked.advance.eq(asked.valid & reader.start.ready),
         ]
         connect(m, reader.request, flipped(self.port.request))
-        with m.If(reader.start.valid & reader.start.ready):
-            m.d.sync += [segment_addr.eq(segment_addr + job.load_stride), to_ask.eq(to_ask - 1)]
 
-        # Unpacking: a word a cycle, from the slots of each beat that belong to the segment.
-        unpack_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
-        next_unpack_addr = Signal(axi.ADDRESS_BITS)
-        m.d.comb += next_unpack_addr.eq(unpack_addr + job.load_stride)
-        slot = Signal(range(slots), reset_less=True) if slots > 1 else C(0, 1)
-        to_unpack, words = Signal(32), Signal(32, reset_less=True)
-        word = Signal(range(config.feature_words), reset_less=True)
+        # Unpacking: a word a cycle, from the slots of each beat that belong to the piece.
+        at = Signal(32)  # word of the piece
+        slot = Signal(range(slots)) if slots > 1 else C(0, 1)
         beat = self.port.data
         last_word = Signal()
+        rows_of_chunk = Signal(16, reset_less=True)
+        if slots > 1:
+            m.d.comb += slot.eq(unpacked.addr[word_log2:beat_log2] + at)
         m.d.comb += [
-            last_word.eq(words == 1),
-            self.write.valid.eq(beat.valid & (to_unpack != 0)),
-            self.write.payload.addr.eq(word),
+            last_word.eq(at == unpacked.words - 1),
+            self.write.valid.eq(beat.valid & unpacked.valid),
+            self.write.payload.addr.eq(unpacked.word + at),
             self.write.payload.data.eq(beat.payload.data.word_select(slot, 8 * config.vec)),
             self.write.payload.enable.eq(C(1, 1).replicate(config.vec)),
             beat.ready.eq(self.write.valid & self.write.ready & ((slot == slots - 1) | last_word)),
+            unpacked.advance.eq(self.write.valid & self.write.ready & last_word),
+            self.done.eq(~unpacked.valid),
         ]
         with m.If(self.write.valid & self.write.ready):
-            m.d.sync += [word.eq(word + 1), words.eq(words - 1)]
-            if slots > 1:
-                m.d.sync += slot.eq(slot + 1)
-            with m.If(last_word):
-                m.d.sync += [to_unpack.eq(to_unpack - 1), words.eq(job.load_words), unpack_addr.eq(next_unpack_addr)]
-                if slots > 1:
-                    m.d.sync += slot.eq(next_unpack_addr[word_log2:beat_log2])
-                with m.If(to_unpack == 1):
-                    m.d.sync += self.done.eq(1)
+            m.d.sync += at.eq(Mux(last_word, 0, at + 1))
+            with m.If(last_word & unpacked.ends_chunk):
+                m.d.sync += self.rows.eq(self.rows + rows_of_chunk)
 
         with m.If(self.start):
             m.d.sync += [
-                self.done.eq(0),
-                segment_addr.eq(job.load_addr),
-                unpack_addr.eq(job.load_addr),
-                to_ask.eq(job.load_segments),
-                to_unpack.eq(job.load_segments),
-                words.eq(job.load_words),
-                word.eq(job.load_base),
+                self.to_b.eq((job.flags & descriptor.Flag.SRC_B).any()),
+                self.rows.eq(0),
+                rows_of_chunk.eq(job.load_rows),
             ]
-            if slots > 1:
-                m.d.sync += slot.eq(job.load_addr[word_log2:beat_log2])
         return m
 
 
@@ -116,6 +193,8 @@ class WeightLoader(wiring.Component):
     fill : Out(stream of a memory beat), room : In, taken : Out
         See WeightRing.
     idle : Out(1)
+    first : Out(1)
+        The words of a job's first group are being asked for: the array cannot begin without.
     """
 
     def __init__(self, config: Config) -> None:
@@ -130,6 +209,7 @@ class WeightLoader(wiring.Component):
                 "room": In(self._room_bits),
                 "taken": Out(9),
                 "idle": Out(1),
+                "first": Out(1),
             }
         )
 
@@ -156,8 +236,10 @@ class WeightLoader(wiring.Component):
             self.port.data.ready.eq(self.fill.ready),
         ]
         connect(m, reader.request, flipped(self.port.request))
+        fresh = Signal()  # no group of the job has been begun
         with m.If(self.start.valid & self.start.ready):
             m.d.sync += [
+                fresh.eq(1),
                 addr.eq(job.weight_addr),
                 group_beats.eq(job.steps << exact_log2(self._beats_per_word)),
                 groups.eq(job.groups_out),
@@ -165,7 +247,7 @@ class WeightLoader(wiring.Component):
                 passes_left.eq(job.weight_passes),
             ]
         with m.If(reader.start.valid & reader.start.ready):
-            m.d.sync += passes_left.eq(passes_left - 1)
+            m.d.sync += [passes_left.eq(passes_left - 1), self.first.eq(fresh), fresh.eq(0)]
             with m.If(passes_left == 1):
                 m.d.sync += [
                     passes_left.eq(passes),

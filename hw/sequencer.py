@@ -13,6 +13,8 @@ from hw.config import Config
 class Sequencer(wiring.Component):
     """A three-stage pipeline of descriptors: fetched, loading, computing. A LOAD_ONLY job ends when it has loaded.
 
+    A job that loads in chunks begins to compute while it loads; the next load waits for the rest of its features.
+
     Members
     -------
     start : In(1), addr : In(64), jobs : In(32)
@@ -34,6 +36,10 @@ class Sequencer(wiring.Component):
         Start of a launch.
     waiting : Out(1)
         Between jobs, for want of a descriptor or features from memory.
+    partial : Out(1)
+        The load under way is the computing job's own.
+    weights_ahead : Out(1)
+        It is, and the weight loader already has the next job.
     """
 
     def __init__(self, config: Config) -> None:
@@ -57,6 +63,8 @@ class Sequencer(wiring.Component):
                 "writes_done": In(1),
                 "clear": Out(1),
                 "waiting": Out(1),
+                "partial": Out(1),
+                "weights_ahead": Out(1),
             }
         )
 
@@ -104,14 +112,14 @@ class Sequencer(wiring.Component):
         quiet = Signal()
         m.d.comb += [
             quiet.eq(~job_valid & self.writes_done),
-            self.load.eq(loading_valid & ~load_started & (~(loading.flags & flag.FENCE).any() | quiet)),
+            self.load.eq(
+                loading_valid & ~load_started & self.load_done & (~(loading.flags & flag.FENCE).any() | quiet)
+            ),
             self.weights.payload.eq(loading),
             self.params.payload.eq(loading),
             self.weights.valid.eq(loading_valid & ~weights_given),
             self.params.valid.eq(loading_valid & ~params_given),
         ]
-        load_wanted = Signal()
-        m.d.comb += load_wanted.eq((loading.flags & flag.LOAD).any())
         with m.If(self.load):
             m.d.sync += load_started.eq(1)
         with m.If(self.weights.ready & self.weights.valid):
@@ -122,22 +130,30 @@ class Sequencer(wiring.Component):
         # Computing.
         advance, settled, loaded = Signal(), Signal(2), Signal()
         load_only, gathered, computed = Signal(), Signal(), Signal()
+        own_load, early = Signal(), Signal()
         loading_index, through = Signal(32), Signal(32)
         m.d.comb += [
             load_only.eq((loading.flags & flag.LOAD_ONLY).any()),
-            loaded.eq(load_started & self.load_done & weights_given & params_given),
+            early.eq((loading.flags & flag.LOAD).any() & (loading.load_chunk != 0) & ~load_only),
+            loaded.eq(load_started & (self.load_done | early) & weights_given & params_given),
             gathered.eq(loading_valid & loaded & load_only),
             advance.eq(loading_valid & loaded & ~load_only & ~job_valid),
-            computed.eq(job_valid & (settled == 3) & self.compute_done),
+            self.partial.eq(own_load & ~self.load_done),
+            computed.eq(job_valid & (settled == 3) & self.compute_done & ~self.partial),
             self.compute.eq(job_valid & (settled == 1)),
         ]
         m.d.sync += [settled.eq(Mux(settled == 3, 3, settled + 1)), through.eq(through + gathered + computed)]
+        with m.If(~self.partial):
+            m.d.sync += [own_load.eq(0), self.weights_ahead.eq(0)]
+        with m.Elif(self.weights.ready & self.weights.valid):
+            m.d.sync += self.weights_ahead.eq(1)
         with m.If(computed):
             m.d.sync += job_valid.eq(0)
         with m.If(gathered):
             m.d.sync += [loading_valid.eq(0), loading_index.eq(loading_index + 1)]
         with m.If(advance):
             m.d.sync += [job.eq(loading), job_valid.eq(1), loading_valid.eq(0), settled.eq(0)]
+            m.d.sync += own_load.eq(1)  # unless it is done, which `partial` sees
             m.d.sync += [self.job_index.eq(loading_index), loading_index.eq(loading_index + 1)]
         m.d.comb += fetched_taken.eq(fetched_valid & ~loading_valid)
         fetched_job = data.View(descriptor.LAYOUT, fetched[: descriptor.LAYOUT.size])

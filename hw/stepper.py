@@ -27,6 +27,8 @@ class Stepper(wiring.Component):
     valid : Out(1), flags : Out(step_flags)
         A step, one cycle after its addresses: aligned with what the buffers deliver.
     feature_addr : Out
+    partial : In(1), rows : In(16)
+        The job's features are still being loaded; input rows that have arrived, of every channel group.
     weight_ptr, keep_ptr : Out, weight_ready : In(1)
         See WeightRing.
     clear : In(1)
@@ -40,7 +42,7 @@ class Stepper(wiring.Component):
     issued_group : Out(1)
         The first step of a group is issued in this cycle.
     busy : Out(1), starved : Out(1)
-        A step is issued in this cycle; none is, for want of weights or parameters from memory.
+        A step is issued in this cycle; none is, for want of features, weights or parameters from memory.
     slot : Out(32), hold : In(1), hit : In(1), with `saboteur`
         Position in the job; wait; the step issued now carries a flip.
     """
@@ -54,6 +56,8 @@ class Stepper(wiring.Component):
             "valid": Out(1),
             "flags": Out(step_flags(config)),
             "feature_addr": Out(range(config.feature_words)),
+            "partial": In(1),
+            "rows": In(16),
             "weight_ptr": Out(ring_pointer(config)),
             "keep_ptr": Out(ring_pointer(config)),
             "weight_ready": In(1),
@@ -134,15 +138,20 @@ class Stepper(wiring.Component):
             self.keep_ptr.eq(Mux(last_use & ~self.done, self.weight_ptr, group_ptr)),
         ]
 
+        # While features are loaded: all rows that an output reads have arrived. (A window that reaches below the last
+        # row waits for the end.)
+        fed = Signal()
+        m.d.comb += fed.eq(~self.partial | (top + job.kernel_h <= self.rows))
+
         running, priming, ready = Signal(), Signal(), Signal()
         m.d.comb += ready.eq(
-            running & self.weight_ready & (~first_of_group | self.params_available) & (~last_step | self.room)
+            running & fed & self.weight_ready & (~first_of_group | self.params_available) & (~last_step | self.room)
         )
         step = Signal()
         m.d.comb += step.eq(ready & ~self.hold if config.saboteur else ready)
         m.d.comb += [
             self.busy.eq(step),
-            self.starved.eq(running & (~self.weight_ready | (first_of_group & ~self.params_available))),
+            self.starved.eq(running & (~fed | ~self.weight_ready | (first_of_group & ~self.params_available))),
             self.issued_last.eq(step & last_step),
             self.issued_group.eq(step & first_of_group),
             self.feature_addr.eq(tap),

@@ -16,6 +16,7 @@ for _command in (
     "demo",
     "verify",
     "conformance",
+    "campaign",
     "pretrain",
     "compiling",
     "estimate",

@@ -10,6 +10,7 @@ import numpy as np
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import flip
 from host.faults.plan import EVERY_IMAGE, FaultPlan
+from host.faults.stream import PlanStream
 from host.program.arrangement import gather, pack_weights
 from host.program.integer import run_layer
 from host.program.layers import INPUT
@@ -65,7 +66,12 @@ class Runtime:
         self._token = object()
 
     def forward(
-        self, x: Int8, *, writeback: bool = True, plan: FaultPlan | None = None, first_image: int = 0
+        self,
+        x: Int8,
+        *,
+        writeback: bool = True,
+        plan: FaultPlan | PlanStream | None = None,
+        first_image: int = 0,
     ) -> Outputs:
         """One forward pass.
 
@@ -75,7 +81,7 @@ class Runtime:
             Quantised images, unfolded; see `Program.quantise_input`.
         writeback : bool
             Whether every layer's outputs are wanted; otherwise only the last layer's `out` is sure to be there.
-        plan : FaultPlan or None
+        plan : FaultPlan, PlanStream or None
             Faults; image `first_image + i` of the plan is image `i` of `x`. Faults in layers on the CPU do not happen.
         first_image : int
 
@@ -113,7 +119,7 @@ class Runtime:
             at += size
         return parts[0] if len(parts) == 1 else joined(parts)
 
-    def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | None, first_image: int) -> Outputs:
+    def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | PlanStream | None, first_image: int) -> Outputs:
         here = None if plan is None else plan.images(first_image, len(x))
         if here is not None and here.empty:
             here = None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from host.faults.conditions import Conditions
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
+from host.faults.stream import PlanStream
 from host.program.program import Program
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Fault(ABC):
         FaultPlan
             Includes the faults in weights, which depend on the seed only.
         """
+
+    def stream(self, program: Program, seed: int) -> PlanStream:
+        """The faults of a run as a plan whose parts are drawn when asked for."""
+        return PlanStream(self, program, seed)
 
     def on(self, twin: Twin, *, seed: int, first_image: int = 0) -> AbstractContextManager[Twin]:
         """Context in which the twin's forward passes meet these faults; leaving it restores the fault-free state."""

@@ -13,6 +13,7 @@ from host.compiler.limits import check_accelerator, fits_on_chip, is_fully_conne
 from host.devices.device import DeviceError
 from host.faults.plan import FaultPlan
 from host.program.arrangement import steps
+from host.program.layers import Layer
 from host.program.program import Program
 from host.schedule.memory import (
     MemoryMap,
@@ -35,6 +36,13 @@ from hw.layout import ceil_div
 
 Records = npt.NDArray[np.void]
 
+LOAD_FIELDS = tuple(name for name in descriptor.DTYPE.names or () if name.startswith("load_"))
+"""Fields of the descriptor that say what to load."""
+CHUNK_BEATS = 32
+"""Beats of memory that a chunk of a load takes at least: shorter bursts would waste bandwidth on their ends."""
+
+MAX_CHUNK = 65535
+"""Words of a chunk: the descriptor's field has 16 bits."""
 MAX_IMAGES = 65535
 """Images of one job: the descriptor's field has 16 bits."""
 
@@ -500,7 +508,7 @@ class _Writer:
             self.jobs.append(Job(position, first, images, rows, part.first, part.groups))
             # What the first part needed is on chip.
             record["flags"] &= ~np.uint32(Flag.LOAD | Flag.FENCE)
-            for name in ("load_words", "load_addr", "load_stride", "load_segments", "load_base"):
+            for name in LOAD_FIELDS:
                 record[name] = 0
         self.produced[out_name(layer.name)] = len(self.jobs) - 1
         self.previous, self.buffer = tuple(touches), buffer
@@ -574,7 +582,20 @@ class _Writer:
                 record["flags"] |= Flag.LOAD_ONLY
                 self.records.append(record)
                 self.jobs.append(Job(position, first, images, rows, 0, 0))
-        return loads[order[-1]][1]
+        last = loads[order[-1]][1]
+        if len(loads) == 1 and images == 1:
+            self._in_chunks(last, self.program.layers[position], rows.in_rows)
+        return last
+
+    def _in_chunks(self, load: Records, layer: Layer, rows: int) -> None:
+        """Load an image's channel groups in turn, a chunk of rows of each, so that the array need not wait for all."""
+        _, in_h, in_w = layer.in_shape
+        at_once = ceil_div(CHUNK_BEATS * self.config.port_bytes, in_w * self.config.vec)
+        if at_once >= rows or at_once * in_w > MAX_CHUNK:
+            return
+        load["load_segments"] = _words(load) // (rows * in_w)
+        load["load_words"], load["load_stride"] = rows * in_w, in_h * in_w * self.config.vec
+        load["load_chunk"], load["load_rows"] = at_once * in_w, at_once
 
     def _must_wait(self, region: str, target: _Span) -> bool:
         """Whether a load reads what may not be written yet, or overwrites what the job before uses."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from torch.nn import functional as F
 from host.datasets.data import Labelled
 from host.devices.device import LaunchReport
 from host.faults.models import Fault
+from host.interrupt import deferred_interrupt
 from host.store.files import write_atomic
 from host.training.twin import Twin
 from hw.errors import RedlineError
@@ -200,7 +198,7 @@ def retrain(
     twin.train()
     try:
         context = nullcontext() if faults is None else twin.faulty(faults, seed=seed, first_image=step * recipe.batch)
-        with context, _deferred_interrupt() as interrupted:
+        with context, deferred_interrupt() as interrupted:
             while step < recipe.steps:
                 x, y = dataset.batch(recipe.order(step, len(dataset)))
                 for group in optimiser.param_groups:
@@ -294,24 +292,3 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if found != FORMAT:
         raise CheckpointError(f"{path}: a checkpoint of another version; delete it to start this training anew")
     return state, tensors
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C only sets a flag, so that a step is never half done; a second Ctrl-C interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    seen = False
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
-            raise KeyboardInterrupt
-        seen = True
-
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: seen
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -128,6 +128,11 @@ class Twin(nn.Module):
         """Names of the layers that run on the CPU, in order."""
         return [layer.name for layer in self.program.layers if layer.placement == "cpu"]
 
+    @property
+    def fallback(self) -> list[str]:
+        """Names of the layers that the accelerator cannot compute, in order."""
+        return list(self._fallback)
+
     def protect(self, names: Iterable[str] | Callable[[Twin], list[str]]) -> list[str]:
         """Send exactly these layers to the CPU (besides those the accelerator cannot compute); returns their names.
 

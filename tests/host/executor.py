@@ -226,6 +226,14 @@ class _Core:
         target = np.arange(first, first + count)
         places = d["load_addr"] + np.arange(d["load_segments"])[:, None] * d["load_stride"]
         places = places + np.arange(d["load_words"] * vec)
+        if d["load_chunk"]:
+            rows, words = d["load_rows"], d["load_chunk"]
+            need(not d["flags"] & Flag.LOAD_ONLY, "a load without computing has chunks")
+            need(words == rows * d["in_w"] and words < d["load_words"], "a chunk is not some of the input's rows")
+            need(d["load_words"] == d["src_plane"] and d["images"] == 1, "a segment is not an image's channel group")
+            need((d["src_base"] - first) % d["load_words"] == 0, "channel groups do not begin where segments do")
+        else:
+            need(d["load_rows"] == 0, "a load has rows, but no chunks")
         for buffer, words in self.gathered:
             need(buffer == source, "loads for one job go to two buffers")
             need(not np.isin(target, words).any(), "a load overwrites another for the same job")

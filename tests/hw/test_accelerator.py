@@ -240,6 +240,11 @@ def scenario(config: Config, seed: int) -> Scenario:
     s.flip("mac", CHANNELS // lanes * PIXELS * 9 * own)
     s.job(Flag.LOAD | Flag.WRITE_POOL, **s.load(words), **grouped, **sharing, src_base=0)
     s.flip("feature", CHANNELS // lanes * PIXELS)
+    # The same from features that arrive two rows at a time, while the array computes; the next load follows at once.
+    for base in (2 * words, words):
+        chunked = {**s.load(base), "load_chunk": 2 * SIDE, "load_rows": 2}
+        s.job(Flag.LOAD | Flag.WRITE_POOL, **chunked, **grouped, **sharing, src_base=base)
+        s.flip("mac", CHANNELS // lanes * PIXELS * 9 * own)
     s.job(Flag.LOAD | Flag.LOAD_ONLY, **s.load(2 * words))
     return s
 

@@ -10,7 +10,7 @@ import cocotb
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from hw.axi import ADDRESS_BITS, BOUNDARY, MAX_BEATS, BurstReader, ReadArbiter, WriteArbiter
 from hw.config import Config
@@ -81,7 +81,9 @@ def beats_of(addr: int, beats: int, last_bit: int, strobes: int = 0) -> list[int
 async def answers_reach_who_asked(dut: Any) -> None:
     """Each client's bursts are answered completely and in its order."""
     config, pause, rng = in_bench()
+    dut.urgent.value = 0
     await start(dut)
+    dut.urgent.value = rng.randrange(1 << CLIENTS)
     asked = [requests(rng, client, 20) for client in range(CLIENTS)]
     for client in range(CLIENTS):
         cocotb.start_soon(
@@ -118,6 +120,36 @@ async def answers_reach_who_asked(dut: Any) -> None:
     ]
     for client in range(CLIENTS):
         assert await taking[client] == expected[client], f"client {client}"
+
+
+@on("read")
+async def the_urgent_win(dut: Any) -> None:
+    """An urgent client's burst goes out before all others; among equals, the lower index."""
+    await start(dut)
+    dut.urgent.value = 0
+    for client in range(CLIENTS):
+        dut[f"client_{client}__request__payload"].value = client << 12
+    dut.ar__ready.value = 1
+    for asking in range(1, 1 << CLIENTS):
+        for urgent in range(1 << CLIENTS):
+            dut.urgent.value = urgent
+            for client in range(CLIENTS):
+                dut[f"client_{client}__request__valid"].value = asking >> client & 1
+            await ReadOnly()
+            taken = [client for client in range(CLIENTS) if int(dut[f"client_{client}__request__ready"].value)]
+            among = asking & urgent or asking
+            assert taken == [next(client for client in range(CLIENTS) if among >> client & 1)], (asking, urgent)
+            await RisingEdge(dut.clk)
+            for client in range(CLIENTS):
+                dut[f"client_{client}__request__valid"].value = 0
+            # Answer it, so that the queue of bursts in flight does not fill.
+            dut.r__valid.value, dut.r__payload.value = 1, 1 << len(dut.r__payload) - 1
+            for client in range(CLIENTS):
+                dut[f"client_{client}__data__ready"].value = 1
+            await RisingEdge(dut.clk)
+            await RisingEdge(dut.clk)
+            dut.r__valid.value = 0
+            await RisingEdge(dut.clk)
 
 
 @on("write")

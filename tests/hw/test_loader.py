@@ -10,11 +10,12 @@ import cocotb
 import numpy as np
 import pytest
 from amaranth.lib import wiring
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from hw import params
 from hw.axi import BOUNDARY
 from hw.config import Config
+from hw.descriptor import Flag
 from hw.loader import FeatureLoader, ParamLoader, WeightLoader
 from sim.streams import start, stream_get, stream_put
 from tests.hw.stage import CONFIGS, PAUSES, PIPECNN, in_bench, job, pulse, run_stage, serve_reads, until
@@ -27,6 +28,11 @@ LOADERS = {"features": FeatureLoader, "weights": WeightLoader, "params": ParamLo
 @pytest.mark.parametrize("which", LOADERS)
 def test_loads_everything_in_order(which: str, config: Config, pause: float) -> None:
     load(which, config, pause)
+
+
+@pytest.mark.parametrize("port_bits", [128, 256, 512])
+def test_loads_features_through_ports_of_many_words(port_bits: int) -> None:
+    load("features", Config(lanes=16, vec=4, port_bits=port_bits, feature_bytes=4096), 0.3)
 
 
 def test_keeps_8_bits_of_pipecnns_bias() -> None:
@@ -52,21 +58,81 @@ async def copies_segments(dut: Any) -> None:
     memory = rng.randbytes(6 * BOUNDARY)
     cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
     bits = (config.feature_words - 1).bit_length()
-    for segments, words in ((1, 1), (1, 40), (3, 7), (5, 1), (2, 33), (4, config.port_bytes // config.vec)):
+    fixed = [(1, 1), (1, 40), (3, 7), (5, 1), (2, 33), (4, config.port_bytes // config.vec)]
+    for segments, words in fixed + [(rng.randrange(1, 6), rng.randrange(1, 40)) for _ in range(8)]:
         addr = BOUNDARY - config.vec * rng.randrange(1, 9)
         stride, base = config.vec * rng.randrange(words, words + 9), rng.randrange(16)
+        chunk = rng.choice((0, rng.randrange(1, words + 3)))
+        side = rng.randrange(2)
         dut.job.value = job(
-            load_addr=addr, load_segments=segments, load_words=words, load_stride=stride, load_base=base
+            load_addr=addr,
+            load_segments=segments,
+            load_words=words,
+            load_stride=stride,
+            load_base=base,
+            load_chunk=chunk,
+            flags=Flag.SRC_B * side,
         )
         await pulse(dut, "start")
+        dut.job.value = rng.getrandbits(len(dut.job))  # it is needed in the first cycle only
         got = await stream_get(dut, "write", segments * words, rng=random.Random(rng.random()), pause=pause)
+        # The definition: chunk by chunk, of every segment in turn.
+        order = [
+            (segment, word)
+            for first in range(0, words, chunk or words)
+            for segment in range(segments)
+            for word in range(first, min(words, first + (chunk or words)))
+        ]
         expected = []
-        for index in range(segments * words):
-            at = addr + index // words * stride + index % words * config.vec
-            word = int.from_bytes(memory[at : at + config.vec], "little")
-            expected.append((base + index) | word << bits | ((1 << config.vec) - 1) << bits + 8 * config.vec)
-        assert got == expected, (segments, words, addr, stride)
+        for segment, word in order:
+            at = addr + segment * stride + word * config.vec
+            value = int.from_bytes(memory[at : at + config.vec], "little")
+            place = base + segment * words + word
+            expected.append(place | value << bits | ((1 << config.vec) - 1) << bits + 8 * config.vec)
+        assert got == expected, (segments, words, addr, stride, chunk)
+        assert int(dut.to_b.value) == side
         await until(dut, "done")
+
+
+@loads("features")
+async def tells_the_rows_that_have_arrived(dut: Any) -> None:
+    """Rows count once all their words, of every segment, have been written; never before."""
+    config, pause, rng = in_bench()
+    await start(dut)
+    memory = rng.randbytes(6 * BOUNDARY)
+    cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
+    for _ in range(6):
+        segments, height, width = rng.randrange(1, 4), rng.randrange(1, 9), rng.randrange(1, 9)
+        rows = rng.randrange(1, height + 1)
+        dut.job.value = job(
+            load_addr=config.vec * rng.randrange(9),
+            load_segments=segments,
+            load_words=height * width,
+            load_stride=config.vec * rng.randrange(height * width, height * width + 9),
+            load_chunk=rows * width,
+            load_rows=rows,
+        )
+        dut.write__ready.value = 0
+        await pulse(dut, "start")
+        written = [[0] * segments for _ in range(height)]
+        for _ in range(5000):
+            dut.write__ready.value = int(rng.random() >= pause)
+            await ReadOnly()
+            complete = next((y for y, row in enumerate(written) if row != [width] * segments), height)
+            done = int(dut.done.value)
+            if not done:
+                told = int(dut.rows.value)
+                assert told <= complete, "rows are told before they are there"
+                assert told >= complete // rows * rows, "a chunk that is there is told"
+            else:
+                assert complete == height
+            if int(dut.write__valid.value) and int(dut.write__ready.value):
+                place = int(dut.write__payload.value) % config.feature_words
+                written[place % (height * width) // width][place // (height * width)] += 1
+            await RisingEdge(dut.clk)
+            if done:
+                break
+        assert done
 
 
 @loads("weights")

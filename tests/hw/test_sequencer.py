@@ -32,14 +32,22 @@ async def runs_launches(dut: Any) -> None:
         dut[name].value = 1
     await start(dut)
     memory = bytearray(64 * 1024)
-    ahead = 0
+    ahead = early_starts = 0
     cocotb.start_soon(serve_reads(dut, "port", memory, config, random.Random(rng.random()), pause))
-    for count, never, always in ((1, Flag.LOAD_ONLY, 0), (2, 0, Flag.LOAD_ONLY), (7, 0, 0), (12, Flag.FENCE, 0)):
+    mixes = (
+        (1, Flag.LOAD_ONLY, 0),
+        (2, 0, Flag.LOAD_ONLY),
+        (7, 0, 0),
+        (12, Flag.FENCE, 0),
+        (20, Flag.FENCE, Flag.LOAD),
+    )
+    for count, never, always in mixes:
         records = np.zeros(count, descriptor.DTYPE)
         for record in records:
             for field in descriptor.FIELDS:
                 record[field.name] = rng.randrange(2**field.bits)
             record["flags"] = int(record["flags"]) & ~never | always
+            record["load_chunk"] = rng.choice((0, int(record["load_chunk"])))
         memory[1024 : 1024 + records.nbytes] = records.tobytes()
         patterns = [int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little") for record in records]
         dut.addr.value, dut.jobs.value = 1024, count
@@ -62,13 +70,20 @@ async def runs_launches(dut: Any) -> None:
                     jobs.append(int(dut[f"{name}__payload"].value))
             load, compute, done = int(dut.load.value), int(dut.compute.value), int(dut.done.value)
             load_left, compute_left, writes_left = (max(0, left - 1) for left in (load_left, compute_left, writes_left))
+            if int(dut.partial.value):
+                assert not int(dut.load_done.value)
+                assert int(dut.job.value) == loads[-1], "only the computing job's own load is waited for"
+            elif running and computed and len(loads) == to_compute[computed - 1] + 1:
+                assert int(dut.load_done.value), "the array is told that features are still coming"
             if running and compute_left == 0:
                 running, writes_left = False, rng.randrange(8)
             if compute:
                 at = to_compute[computed]
                 assert int(dut.job.value) == patterns[at]
                 assert len(loads) > at, "a job computes after its load"
-                assert len(loads) > at + 1 or load_left == 0, "a job computes after its load"
+                early = records[at]["flags"] & Flag.LOAD and records[at]["load_chunk"]
+                assert len(loads) > at + 1 or load_left == 0 or early, "a job computes after its load"
+                early_starts += len(loads) == at + 1 and load_left > 0
                 assert int(dut.job_index.value) == at
                 computed, running, compute_left = computed + 1, True, 300 if count == 12 else rng.randrange(3, 20)
             if load:
@@ -83,14 +98,16 @@ async def runs_launches(dut: Any) -> None:
                     assert computed == before, "the fence waits for every job"
                 ahead += running and bool(loads) and len(loads) - 1 not in to_compute
                 loads.append(int(dut.loading.value))
-                load_left = rng.randrange(1, 12)
+                load_left = rng.randrange(1, 30)
             await RisingEdge(dut.clk)
             if done:
                 break
         assert done
+        assert load_left == 0
         assert computed == len(to_compute)
         assert writes_left == 0
         assert not running
         assert loads == patterns
         assert given["weights"] == given["params"] == [patterns[at] for at in to_compute]
+    assert early_starts, "a job that loads in chunks begins before its load has ended"
     assert ahead, "a load goes on after a load without computing, while an older job computes"

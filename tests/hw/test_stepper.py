@@ -53,7 +53,7 @@ def walk(geometry: dict[str, int]) -> list[tuple[int, int | None, int]]:
 async def follows_the_loop_nest(dut: Any) -> None:
     """Jobs after each other: the weight pointer runs on, words are given up only when no output needs them any more."""
     config, pause, rng = in_bench()
-    inputs = ("start", "clear", "hold", "hit", "weight_ready", "room", "params_available")
+    inputs = ("start", "clear", "hold", "hit", "weight_ready", "room", "params_available", "partial", "rows")
     for name in inputs:
         dut[name].value = 0
     await start(dut)
@@ -97,11 +97,15 @@ async def follows_the_loop_nest(dut: Any) -> None:
         await RisingEdge(dut.clk)
         dut.start.value = 0
         issued, address, was_hit = 0, None, False
+        rows_there, partial = 0, rng.random() < 0.5
         while True:
             allowed = rng.random() >= pause
             for name in ("weight_ready", "room", "params_available"):
                 dut[name].value = int(allowed or rng.random() < 0.5)
             dut.hold.value = int(not allowed and rng.random() < 0.2)
+            if rng.random() < 0.1:  # more features arrive, or the rest of them
+                rows_there, partial = rows_there + rng.randrange(3), partial and rng.random() < 0.9
+            dut.partial.value, dut.rows.value = int(partial), rows_there
             hit = rng.random() < 0.3
             dut.hit.value = int(hit)
             await ReadOnly()
@@ -123,6 +127,8 @@ async def follows_the_loop_nest(dut: Any) -> None:
                 assert not flags & LAST or int(dut.room.value)
                 assert not flags & GROUP or int(dut.params_available.value)
                 assert not int(dut.hold.value)
+                oy = issued // per_group % outputs // geometry["out_w"] % geometry["out_h"]
+                assert not partial or oy * stride_y - pad_y + kernel_h <= rows_there, "a row is read before it is there"
                 address, issued = int(dut.feature_addr.value), issued + 1
             finished = int(dut.done.value) and issued == len(expected) and not int(dut.valid.value)
             await RisingEdge(dut.clk)

@@ -14,6 +14,7 @@ from host.devices.device import Bytes, DeviceError, Int8
 from host.devices.reference import flip
 from host.devices.runtime import Outputs, Runtime, joined
 from host.faults.plan import FaultPlan
+from host.faults.stream import PlanStream
 from host.program.layers import INPUT
 from host.program.program import Program, ProgramError
 from host.schedule import memory
@@ -83,7 +84,7 @@ class Overlapped(Runtime):
         self._second = 0
 
     def forward(
-        self, x: Int8, *, writeback: bool = True, plan: FaultPlan | None = None, first_image: int = 0
+        self, x: Int8, *, writeback: bool = True, plan: FaultPlan | PlanStream | None = None, first_image: int = 0
     ) -> Outputs:
         parts = min(self.parts, len(x))
         if parts > 1 and len(self.program.segments()) == 1 and self.program.segments()[0][0] == "accelerator":
@@ -98,7 +99,7 @@ class Overlapped(Runtime):
         batches: Iterable[Int8],
         *,
         writeback: bool = True,
-        plan: FaultPlan | None = None,
+        plan: FaultPlan | PlanStream | None = None,
         first_image: int = 0,
     ) -> Iterator[Outputs]:
         """Forward passes of one batch after the other, in order.

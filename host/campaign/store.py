@@ -1,0 +1,292 @@
+"""A campaign's results: one SQLite file that survives whatever happens to the processes that write it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from host.run import differences
+from hw.errors import RedlineError
+
+SCHEMA = 1
+"""Raised whenever the tables change meaning."""
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trial (
+  number INTEGER PRIMARY KEY,
+  layer TEXT, site TEXT, output INTEGER, step INTEGER, bit INTEGER,  -- of a single fault, else NULL
+  flips INTEGER NOT NULL,
+  digest TEXT NOT NULL  -- SHA-256 of the fault plan
+);
+CREATE TABLE outcome (
+  number INTEGER NOT NULL REFERENCES trial ON DELETE CASCADE,
+  arm TEXT NOT NULL,
+  position INTEGER NOT NULL,  -- in the trial
+  image INTEGER NOT NULL,  -- in the data
+  masked INTEGER NOT NULL, layer TEXT, stage TEXT,  -- where, of a single fault that is masked
+  sdc1 INTEGER NOT NULL, sdc5 INTEGER NOT NULL,
+  top1 INTEGER NOT NULL, top5 INTEGER NOT NULL,
+  clean_top1 INTEGER NOT NULL, clean_top5 INTEGER NOT NULL,
+  PRIMARY KEY (number, arm, position)
+) WITHOUT ROWID;
+CREATE TABLE session (
+  id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, trials INTEGER, reason TEXT
+);
+"""
+OUTCOMES = {
+    "masked": "masked",
+    "benign": "1 - masked - sdc1",
+    "sdc1": "sdc1",
+    "sdc5": "sdc5",
+    "top1": "top1",
+    "top5": "top5",
+    "clean_top1": "clean_top1",
+    "clean_top5": "clean_top5",
+}
+"""What can be counted, as an expression over `outcome`."""
+
+
+class StoreError(RedlineError, RuntimeError):
+    """A campaign's file cannot be used as asked; the message says why and what to do."""
+
+
+class TrialRow(NamedTuple):
+    """A row of `trial`."""
+
+    number: int
+    layer: str | None
+    site: str | None
+    output: int | None
+    step: int | None
+    bit: int | None
+    flips: int
+    digest: str
+
+
+class OutcomeRow(NamedTuple):
+    """A row of `outcome`."""
+
+    number: int
+    arm: str
+    position: int
+    image: int
+    masked: int
+    layer: str | None
+    stage: str | None
+    sdc1: int
+    sdc5: int
+    top1: int
+    top5: int
+    clean_top1: int
+    clean_top5: int
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Successes of each trial, in the order of their numbers.
+
+    Attributes
+    ----------
+    numbers, successes, sizes : int64 arrays, shape (trials,)
+    """
+
+    numbers: npt.NDArray[np.int64]
+    successes: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    def first(self, trials: int) -> Counted:
+        """Only trials with a number below `trials`."""
+        keep = self.numbers < trials
+        return Counted(self.numbers[keep], self.successes[keep], self.sizes[keep])
+
+
+class Store:
+    """A campaign's file. Each trial with all its outcomes is written in one transaction, or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    fingerprint : dict or None
+        What decides the results, JSON values. A file of another campaign is refused, and the parameter that changed
+        named. None: take the file as it is; it must exist.
+    about : dict
+        Recorded when the file is made, not compared.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, damaged, of another version or of another campaign.
+    """
+
+    def __init__(
+        self, path: Path, fingerprint: dict[str, Any] | None = None, about: dict[str, Any] | None = None
+    ) -> None:
+        self.path = path
+        new = not path.exists()
+        if new and fingerprint is None:
+            raise StoreError(f"{path}: no campaign there; 'redline campaign run' makes one")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Autocommit: transactions are begun and ended here, by name.
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path}: cannot be opened: {error}") from error
+        try:
+            with self._errors():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA foreign_keys=ON")
+                # A file made by a process that was killed before it had tables is as good as none.
+                if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    if fingerprint is None:
+                        raise StoreError(f"{path}: no campaign there; 'redline campaign run' makes one")
+                    self._make(fingerprint, about or {})
+                self._check(fingerprint)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _make(self, fingerprint: dict[str, Any], about: dict[str, Any]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in TABLES.split(";\n"):
+            self._db.execute(statement)
+        meta = {"schema": SCHEMA, "fingerprint": fingerprint, "about": about, "settled": 0}
+        self._db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
+        self._db.execute("COMMIT")
+
+    def _check(self, fingerprint: dict[str, Any] | None) -> None:
+        schema = self.meta("schema")
+        if schema != SCHEMA:
+            raise StoreError(f"{self.path}: version {schema}, this Redline reads {SCHEMA}; use another name")
+        if fingerprint is None:
+            return
+        changed = differences(self.meta("fingerprint"), json.loads(json.dumps(fingerprint)))
+        if changed:
+            listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in changed)
+            raise StoreError(
+                f"{self.path} holds a campaign with other parameters: {listed}. Use those, another name, or --restart"
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{self.path}: {error}; if the file is damaged, delete it (--restart) and run anew"
+            ) from error
+
+    # -- what is known about the campaign
+
+    def meta(self, key: str) -> Any:
+        """A recorded value ("schema", "fingerprint", "about", "settled"); None if there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the results."""
+        return self.meta("fingerprint")
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of what is compared, in order."""
+        return list(self.fingerprint["arms"])
+
+    def begin_session(self) -> int:
+        """Note that a run begins; its number."""
+        with self._errors():
+            return int(self._db.execute("INSERT INTO session (started) VALUES (?)", (time.time(),)).lastrowid or 0)
+
+    def end_session(self, session: int, trials: int, reason: str, *, settled: int | None = None) -> None:
+        """Note how a run ended; `settled`: up to where stop rules have decided."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "UPDATE session SET ended = ?, trials = ?, reason = ? WHERE id = ?",
+                (time.time(), trials, reason, session),
+            )
+            if settled is not None:
+                self._db.execute("DELETE FROM trial WHERE number >= ?", (settled,))
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'settled'", (json.dumps(settled),))
+            self._db.execute("COMMIT")
+
+    def sessions(self) -> list[tuple[float, float | None, int | None, str | None]]:
+        """(started, ended, trials then, reason) of each run."""
+        return self._db.execute("SELECT started, ended, trials, reason FROM session ORDER BY id").fetchall()
+
+    # -- trials
+
+    def add(self, trials: list[TrialRow], outcomes: list[OutcomeRow]) -> None:
+        """Store trials with all their outcomes, at once; trials that are there already are left as they are."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            there = {
+                number
+                for row in trials
+                for (number,) in self._db.execute("SELECT number FROM trial WHERE number = ?", (row.number,))
+            }
+            self._db.executemany(
+                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [t for t in trials if t.number not in there]
+            )
+            marks = ", ".join("?" * len(OutcomeRow._fields))
+            self._db.executemany(
+                f"INSERT INTO outcome VALUES ({marks})", [o for o in outcomes if o.number not in there]
+            )
+            self._db.execute("COMMIT")
+
+    def done(self) -> npt.NDArray[np.int64]:
+        """Numbers of the trials that are there, ascending."""
+        return np.array([n for (n,) in self._db.execute("SELECT number FROM trial ORDER BY number")], np.int64)
+
+    def complete(self) -> int:
+        """Trials 0 to this number (excluded) are all there."""
+        done = self.done()
+        gaps = np.flatnonzero(done != np.arange(len(done)))
+        return int(gaps[0]) if len(gaps) else len(done)
+
+    def count(self, outcome: str, arm: str, where: str = "1", parameters: tuple[Any, ...] = ()) -> Counted:
+        """Successes of each trial: images with an outcome of `OUTCOMES`.
+
+        Parameters
+        ----------
+        where : str
+            SQL condition on `trial` (as t) and `outcome` (as o).
+        """
+        rows = self._db.execute(
+            f"SELECT o.number, SUM({OUTCOMES[outcome]}), COUNT(*) FROM outcome o "
+            f"JOIN trial t ON t.number = o.number WHERE o.arm = ? AND {where} GROUP BY o.number ORDER BY o.number",
+            (arm, *parameters),
+        ).fetchall()
+        columns = np.array(rows, np.int64).reshape(-1, 3)
+        return Counted(columns[:, 0], columns[:, 1], columns[:, 2])
+
+    def query(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a SELECT."""
+        with self._errors():
+            return self._db.execute(sql, parameters).fetchall()
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Every trial and outcome, in order: what an interrupted and an uninterrupted campaign have in common."""
+        return [
+            *self._db.execute("SELECT * FROM trial ORDER BY number"),
+            *self._db.execute("SELECT * FROM outcome ORDER BY number, arm, position"),
+        ]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

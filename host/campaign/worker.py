@@ -1,0 +1,206 @@
+"""What one process of a campaign does: runs trials on its own device and says what became of each image."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file
+
+from host.campaign.masking import where_masked
+from host.campaign.outcomes import Ranking, outcomes
+from host.campaign.store import OutcomeRow, TrialRow
+from host.campaign.trials import Faults, SingleFault, Trial, TrialSequence
+from host.devices import registry
+from host.devices.device import Int8
+from host.devices.runtime import Runtime
+from host.faults import canary
+from host.program.layers import INPUT
+from host.program.program import Program
+from hw.config import Config
+
+CACHE_BYTES = 256 << 20
+"""Fault-free outputs that a process keeps."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a worker needs; it reads the rest from the campaign's folder.
+
+    Attributes
+    ----------
+    folder : Path
+        With `programs/ARM.safetensors` and `data.safetensors`.
+    arms : tuple of str
+    device : str
+    config : Config
+    options : dict
+        The device's own.
+    faults : SingleFault or Fault
+    seed, images : int
+    excluded : tuple of str
+        Layers that the accelerator cannot run.
+    """
+
+    folder: Path
+    arms: tuple[str, ...]
+    device: str
+    config: Config
+    options: dict[str, Any]
+    faults: Faults
+    seed: int
+    images: int
+    excluded: tuple[str, ...] = ()
+
+    def program(self, arm: str) -> Program:
+        """An arm's network."""
+        return Program.load(self.folder / "programs" / f"{arm}.safetensors")
+
+    def data(self) -> tuple[Int8, npt.NDArray[np.int64]]:
+        """Quantised images, int8 of shape (N, C, H, W), and labels, shape (N,)."""
+        tensors = load_file(self.folder / "data.safetensors")
+        return tensors["images"], tensors["labels"]
+
+    def trials(self, program: Program, data: int) -> TrialSequence:
+        """The campaign's trials."""
+        return TrialSequence(program, self.faults, self.seed, self.images, data, self.excluded)
+
+
+class Chunk(NamedTuple):
+    """Results of consecutive trials."""
+
+    first: int
+    trials: list[TrialRow]
+    outcomes: list[OutcomeRow]
+
+
+class Bench:
+    """Runs trials on a device."""
+
+    def __init__(self, setup: Setup) -> None:
+        torch.set_num_threads(1)
+        self.setup = setup
+        self.images, self.labels = setup.data()
+        self.programs = {arm: setup.program(arm) for arm in setup.arms}
+        first = self.programs[setup.arms[0]]
+        self.trials = setup.trials(first, len(self.images))
+        self.device = registry.device(setup.device, setup.config, **setup.options)
+        single = isinstance(setup.faults, SingleFault)
+        self._arms = {
+            arm: _Arm(Runtime(program, self.device), self.images, everything=single)
+            for arm, program in self.programs.items()
+        }
+        for arm in self._arms.values():
+            canary.check(arm.runtime, self.images[:1], setup.faults.sites)
+
+    def run(self, first: int, count: int) -> Chunk:
+        """Trials `first` to `first + count - 1`, in every arm."""
+        trials = [self.trials.trial(number) for number in range(first, first + count)]
+        # Arm by arm: changing the weights in the device's memory is not free.
+        found = [row for name in self._arms for trial in trials for row in self._outcomes(name, trial)]
+        return Chunk(first, [_row(trial) for trial in trials], found)
+
+    def _outcomes(self, name: str, trial: Trial) -> list[OutcomeRow]:
+        arm = self._arms[name]
+        program = arm.runtime.program
+        last = program.names[-1]
+        clean = arm.clean(trial.images)
+        faulty = arm.runtime.forward(self.images[trial.images], writeback=arm.everything, plan=trial.plan).out
+        labels = self.labels[trial.images]
+        what = outcomes(faulty[last], clean[last], labels)
+        before = Ranking.of(clean[last])
+        where: list[tuple[str | None, str | None]] = [(None, None)] * len(trial.images)
+        if trial.place is not None:
+            rows = np.flatnonzero(what.masked)
+            stored = {INPUT: program.fold_input(self.images[trial.images[rows]])}
+            stored |= {layer: values[rows] for layer, values in clean.items()}
+            wrong = {layer: values[rows] for layer, values in faulty.items()}
+            for i, found in zip(rows, where_masked(program, trial.place, stored, wrong), strict=True):
+                where[i] = found
+        clean_top1, clean_top5 = before.first == labels, before.holds(labels)
+        return [
+            OutcomeRow(
+                trial.number, name, i, int(image), int(what.masked[i]), where[i][0], where[i][1],
+                int(what.sdc1[i]), int(what.sdc5[i]), int(what.top1[i]), int(what.top5[i]),
+                int(clean_top1[i]), int(clean_top5[i]),
+            )
+            for i, image in enumerate(trial.images)
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        """Close the device."""
+        self.device.close()
+
+
+class _Arm:
+    """A network on the device, and its fault-free outputs, kept as long as there is room."""
+
+    def __init__(self, runtime: Runtime, images: Int8, *, everything: bool) -> None:
+        self.runtime = runtime
+        self.everything = everything
+        program = runtime.program
+        names = program.names if everything else program.names[-1:]
+        shapes = {name: program.layer(name).out_shape for name in names}
+        self._images = images
+        self._known = np.zeros(len(images), bool)
+        room = len(images) * sum(int(np.prod(shape)) for shape in shapes.values()) <= CACHE_BYTES
+        self._kept = {n: np.empty((len(images), *shape), np.int8) for n, shape in shapes.items()} if room else None
+
+    def clean(self, images: npt.NDArray[np.int64]) -> dict[str, Int8]:
+        """Fault-free final outputs of images, by layer."""
+        if self._kept is None:
+            return self.runtime.forward(self._images[images], writeback=self.everything).out
+        new = images[~self._known[images]]
+        if len(new):
+            outputs = self.runtime.forward(self._images[new], writeback=self.everything).out
+            for name, kept in self._kept.items():
+                kept[new] = outputs[name]
+            self._known[new] = True
+        return {name: kept[images] for name, kept in self._kept.items()}
+
+
+def _row(trial: Trial) -> TrialRow:
+    flips, digest, place = len(trial.plan), trial.plan.digest, trial.place
+    if place is None:
+        return TrialRow(trial.number, None, None, None, None, None, flips, digest)
+    return TrialRow(trial.number, place.layer, place.site, place.output, place.step, place.bit, flips, digest)
+
+
+# -- in a process of its own
+
+_setup: Setup | None = None
+_bench: Bench | None = None
+
+
+def start(setup: Setup) -> None:
+    """Initialise a worker process."""
+    global _setup
+    _setup = setup
+    # Ctrl-C is the parent's to handle; it lets trials finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def work(first: int, count: int) -> Chunk:
+    """Run trials in a worker process; the first call makes its bench."""
+    global _bench
+    if _bench is None:
+        assert _setup is not None
+        _bench = Bench(_setup)
+    return _bench.run(first, count)
