@@ -127,6 +127,9 @@ def describe(faults: Faults) -> dict[str, Any]:
     if isinstance(faults, Combined):
         return {"model": "Combined", "parts": [describe(part) for part in faults.parts]}
     name = type(faults).__name__
+    if isinstance(faults, Fault) and faults.conditions is not None:
+        # A clock comes with a delay table: its hash says which.
+        return {"model": name, "is": str(faults.conditions), "conditions": faults.conditions.digest}
     if is_dataclass(faults) and not isinstance(faults, type):
         return {"model": name, **{key: _plain(value) for key, value in asdict(faults).items()}}
     return {"model": name, "is": repr(faults)}

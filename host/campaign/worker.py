@@ -100,7 +100,8 @@ class Bench:
             for arm, program in self.programs.items()
         }
         for arm in self._arms.values():
-            canary.check(arm.runtime, self.images[:1], setup.faults.sites)
+            conditions = None if isinstance(setup.faults, SingleFault) else setup.faults.conditions
+            canary.check(arm.runtime, self.images[:1], setup.faults.sites, conditions)
 
     def run(self, first: int, count: int) -> Chunk:
         """Trials `first` to `first + count - 1`, in every arm."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,12 +39,12 @@ class Random:
         yield from zip(self.pixels.split(size), self.labels.split(size), strict=True)
 
 
-def twins(seed: int = 0, protect: str = "conv2") -> dict[str, Twin]:
+def twins(seed: int = 0, protect: str = "conv2", **config: Any) -> dict[str, Twin]:
     net = models.lenet5(pretrained=True)
     if seed:
         with torch.no_grad():
             net.fc3.bias += 0.25 * seed
-    device = registry.device("reference", lanes=8, vec=8, saboteur=True)
+    device = registry.device("reference", lanes=8, vec=8, saboteur=True, **config)
     pixels = Random.of(16).pixels
     return {
         "original": attach(net, device, calibrate=pixels),

@@ -26,6 +26,7 @@ from host.campaign.worker import Bench
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
+from host.faults.stuck import StuckAt
 from tests.host.campaign import small
 
 ROOT = Path(__file__).parents[3]
@@ -103,6 +104,20 @@ def test_rates_give_trials_without_places(tmp_path: Path) -> None:
         found = store.query("SELECT layer, bit, flips FROM trial")
         assert store.query("SELECT COUNT(*) FROM outcome WHERE stage IS NOT NULL") == [(0,)]
     assert all(layer is None and bit is None and flips > 0 for layer, bit, flips in found)
+
+
+def test_permanent_faults_hit_every_trial_but_not_protected_layers(tmp_path: Path) -> None:
+    stuck = StuckAt(lane=1, bit=20, value=1)
+    twins = small.twins(protect="conv1", overclock=16)
+    twins["all"] = small.twins(overclock=16)["original"]
+    twins["all"].protect(twins["all"].layers)
+    campaign = Campaign(twins, stuck + SoftErrors(1e-6, per="mac"), small.Random.of(20), 4, 0, "reference")
+    assert campaign.fingerprint["faults"]["parts"][0]["conditions"] == stuck.conditions.digest
+    campaign.run(Trials(4), tmp_path, workers=0)
+    with Store(tmp_path / STORE) as store:
+        masked = {arm: int(store.count("masked", arm).successes.sum()) for arm in store.arms}
+    assert masked["all"] == 16
+    assert masked["original"] == 0
 
 
 # -- the same whatever happens
@@ -233,6 +248,19 @@ def test_ctrl_c_stores_what_is_being_worked_on(whole: Path, tmp_path: Path) -> N
         assert [reason for *_, reason in store.sessions()] == ["interrupted"]
     small.campaign().run(Trials(60), tmp_path, workers=0)
     assert rows(tmp_path) == rows(whole)
+
+
+def test_ctrl_c_at_a_terminal_reaches_all_processes_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    process = spawn(tmp_path, 2000)
+    while stored(tmp_path) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert b"Interrupted: stopped after" in output
+    assert process.returncode != 0
+    small.run(tmp_path, [Trials(60)], 0)
+    assert [row for row in rows(tmp_path) if row[0] < 60] == rows(whole)
 
 
 def test_a_pool_whose_workers_always_die_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,11 @@ from tests.host.campaign import small
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trials at every site; the accelerator is the default one, whose simulator other tests build, too."""
     folder = tmp_path_factory.mktemp("replayed")
+    campaign("reference").run(Trials(40), folder, workers=0)
+    return folder
+
+
+def campaign(name: str, **options: object) -> Campaign:
     device = registry.device("reference", saboteur=True)
     pixels = small.Random.of(16).pixels
     twins = {
@@ -29,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "clp": attach(lenet5(pretrained=True), device, calibrate=pixels, protect=["fc2"]),
     }
     faults = SingleFault(("mac", "weight", "feature", "input"))
-    Campaign(twins, faults, small.Random.of(20), 2, 1, "reference").run(Trials(40), folder, workers=0)
-    return folder
+    return Campaign(twins, faults, small.Random.of(20), 2, 1, name, options)
 
 
 def first_trial(folder: Path, where: str, arm: str = "original") -> int:
@@ -41,6 +45,14 @@ def first_trial(folder: Path, where: str, arm: str = "original") -> int:
         )
     assert rows, where
     return int(rows[0][0])
+
+
+@pytest.mark.parametrize("name", [name for name in ("simulation", "emulator") if name in registry.device_names()])
+def test_any_device_gives_the_same_rows(name: str, folder: Path, tmp_path: Path) -> None:
+    options = {"processes": 1} if name == "simulation" else {}
+    campaign(name, **options).run(Trials(10), tmp_path, workers=0)
+    with Store(tmp_path / STORE) as store, Store(folder / STORE) as reference:
+        assert store.rows() == [row for row in reference.rows() if row[0] < 10]
 
 
 SHOWN = {"mac": "acc", "weight": "weights", "input": "features", "feature": "pool"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from host.campaign.settings import Settings
 from host.campaign.stop import Trials
 from host.campaign.store import Store, StoreError
 from host.cli import app
+from host.datasets import data
 from host.devices import registry
 from host.faults.models import SoftErrors
 from host.program.integer import run_layer
@@ -129,8 +131,8 @@ def test_error_distributions_sum_to_one_and_agree_with_the_policy(tmp_path: Path
 
 def test_policies_are_set_side_by_side(tmp_path: Path) -> None:
     own = twin()
-    data = small.Random.of(48)
-    found = critical.measure(own, SoftErrors(1e-3, per="mac"), data, data, seed=2)
+    noise = small.Random.of(48)
+    found = critical.measure(own, SoftErrors(1e-3, per="mac"), noise, noise, seed=2)
     assert set(found.choices) == set(critical.POLICIES)
     for choice in found.choices.values():
         (name,) = choice.names
@@ -159,6 +161,10 @@ def test_protecting_a_layer_saves_its_cycles_and_costs_cpu_time(tmp_path: Path) 
 
 # -- the command line
 
+needs_data = pytest.mark.skipif(
+    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
+    reason="Fashion-MNIST is not installed",
+)
 RUN = ["--test-images", "40", "--images", "3", "--device", "reference", "--workers", "0"]
 
 
@@ -168,6 +174,7 @@ def invoke(*arguments: str) -> str:
     return result.stdout
 
 
+@needs_data
 def test_the_plan_is_the_closed_form() -> None:
     found = json.loads(invoke("plan", "--half-width", "0.02", "--share", "0.1", "--images", "8", "--json"))
     assert found["independent_inferences"] == planned_trials(0.02, 0.1)
@@ -175,6 +182,7 @@ def test_the_plan_is_the_closed_form() -> None:
     assert found["space"] == sum(found["layers"].values()) > 2e6
 
 
+@needs_data
 def test_a_campaign_is_run_reported_and_taken_up_by_name(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path)]
     first = json.loads(
@@ -195,6 +203,7 @@ def test_a_campaign_is_run_reported_and_taken_up_by_name(tmp_path: Path) -> None
     assert (anew["trials"], anew["masked_at"]) == (2, {})
 
 
+@needs_data
 def test_another_training_of_the_network_is_an_arm(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -215,9 +224,9 @@ def test_another_training_of_the_network_is_an_arm(tmp_path: Path) -> None:
     [
         ({"net": "lenet6"}, "no network 'lenet6'"),
         ({"device": "abacus"}, "no device 'abacus'"),
-        ({"arms": ("a:protekt=conv1",)}, "an arm is NAME"),
-        ({"arms": ("a", "a")}, "two arms are called 'a'"),
-        ({"rate": 2.0}, "rate must be from 0 to 1"),
+        pytest.param({"arms": ("a:protekt=conv1",)}, "an arm is NAME", marks=needs_data),
+        pytest.param({"arms": ("a", "a")}, "two arms are called 'a'", marks=needs_data),
+        pytest.param({"rate": 2.0}, "rate must be from 0 to 1", marks=needs_data),
         ({"rate": 0.1, "layers": ("fc1",)}, "layers= is for single faults"),
         ({"net": "alexnet"}, "takes photos"),
         ({"photos": "x"}, "not photos"),
