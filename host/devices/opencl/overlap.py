@@ -165,7 +165,7 @@ class Overlapped(Runtime):
             )
         self.program.check_input(x.shape)
         launch = self._schedule(positions, len(x), writeback)
-        return launch if here is None or not len(here) else launch.with_faults(here, first_image)
+        return launch if here is None or here.empty else launch.with_faults(here, first_image)
 
     def _features(self, x: Int8, here: FaultPlan | None, first_image: int) -> Int8:
         """A batch as it lies in memory, with the flips in its bits."""

@@ -14,10 +14,11 @@ from hw.config import Config
 from hw.descriptor import FIELDS, Flag
 
 KERNEL = Path(__file__).with_name("redline.cl")
-INTERFACE = 2
+INTERFACE = 3
 """The `hw.config.INTERFACE_VERSION` whose descriptors the kernel executes."""
 FLAGS = ("LOAD", "FENCE", "SRC_B", "DST_B", "STORE", "RELU", "POOL", "WRITE_CONV", "WRITE_POOL", "LOAD_ONLY", "STREAM")
-"""The flags it knows. Fences and streams say when something happens, which an executor in order need not heed."""
+"""The flags it knows. Fences, streams and chunks of loads say when something happens: an executor in order need not
+heed them."""
 KNOWN = sum(getattr(Flag, name) for name in FLAGS)
 STATUS_FAULTS, STATUS_JOBS = 0, 1
 """Words of the kernel's status: fault events applied, jobs done."""
