@@ -49,6 +49,7 @@ def demo(
     """
     from host.studies import demo as study
     from host.studies import soft_errors
+    from host.studies.report import soft_errors as shown
     from host.studies.results import short_table
 
     folder = out / name
@@ -66,8 +67,8 @@ def demo(
     )
     with interruptible():
         results = study.run(folder, settings, data_dir=data_dir, restart=restart, console=console)
-    show_table(short_table(results.soft_errors.rows, soft_errors.LEVEL), "LeNet-5 on Fashion-MNIST, with soft errors")
-    for line in soft_errors.headline(results.soft_errors):
+    show_table(short_table(results.soft_errors.rows, shown.LEVEL), "LeNet-5 on Fashion-MNIST, with soft errors")
+    for line in shown.headline(results.soft_errors):
         console.print(line)
-    console.print(soft_errors.writeback_words(results.soft_errors.writeback))
+    console.print(shown.writeback_words(results.soft_errors.writeback))
     show_files(folder)

@@ -9,13 +9,11 @@ from typing import NamedTuple
 from host.schedule.channels import WriteChannel
 from host.schedule.events import Clock, Process, Signal
 from hw import axi
+from hw.accelerator import OUTPUT_QUEUE
 from hw.config import Config
 from hw.descriptor import Flag
 from hw.layout import ceil_div
 from hw.writeback import CHUNK
-
-QUEUE = 16
-"""Outputs in flight between stepper and pool (hw.accelerator.OUTPUT_QUEUE)."""
 
 
 class Chunk(NamedTuple):
@@ -180,7 +178,7 @@ class Outputs:
         self._delay = delay
         self._parts = max(1, config.lanes // config.vec)
         self.conv, self.pool = Gathering(conv), Gathering(pool)
-        self._popped: deque[int] = deque([-1] * QUEUE, QUEUE)
+        self._popped: deque[int] = deque([-1] * OUTPUT_QUEUE, OUTPUT_QUEUE)
         self.done = 0
 
     def begin(self, record: dict[str, int], start: int) -> None:
@@ -245,7 +243,9 @@ class Outputs:
         self._number += count
         issued = earliest + (count - 1) * steps
         left = issued + self._delay + (0 if self._pooling else self._parts - 1)
-        self._popped.extend(left - (min(QUEUE, count) - 1 - at) * steps for at in range(min(QUEUE, count)))
+        self._popped.extend(
+            left - (min(OUTPUT_QUEUE, count) - 1 - at) * steps for at in range(min(OUTPUT_QUEUE, count))
+        )
         self._at += count
         if self._pooling:
             self._x += count
@@ -338,4 +338,4 @@ class Outputs:
                 self._y = 0
 
 
-__all__ = ["QUEUE", "Outputs", "Stores", "WriteBack"]
+__all__ = ["Outputs", "Stores", "WriteBack"]

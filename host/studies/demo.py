@@ -10,6 +10,7 @@ from rich.console import Console
 
 from host.studies import soft_errors
 from host.studies.report import document
+from host.studies.report import soft_errors as shown
 from host.studies.report.document import Document
 from host.studies.soft_errors import SoftErrorSettings
 
@@ -57,7 +58,7 @@ def run(
     if restart and started(folder):
         shutil.rmtree(folder)
     results = Results(soft_errors.run(folder / "soft-errors", settings.soft_errors, data_dir=data_dir, console=console))
-    document.write(folder, Document(TITLE, soft_errors.sections(results.soft_errors)))
+    document.write(folder, Document(TITLE, shown.sections(results.soft_errors)))
     return results
 
 

@@ -23,6 +23,7 @@ from host.faults.plan import FaultPlan, PlanError
 from host.faults.stuck import StuckAt
 from host.models import lenet5
 from host.program.program import Program
+from host.training.twin import attach
 from hw.config import Config
 from hw.delays import Limit, Table
 from sim.timing import shipped
@@ -285,6 +286,28 @@ def test_its_text_says_the_clock_and_not_the_table(program: Program, table: Tabl
     assert hash(fault) == hash(Overclock(table=table, period_ns=4.0))
     assert fault != Overclock(table=table, period_ns=4.1)
     assert len(str(fault.draw(program, 0, 1, 0))) < 1000
+
+
+def test_a_twin_trains_under_it_and_leaving_the_context_leaves_no_trace(table: Table) -> None:
+    torch.manual_seed(2)
+    pictures = torch.rand(4, 1, 28, 28)
+    twin = attach(lenet5(pretrained=True), ReferenceDevice(CONFIG), calibrate=pictures)
+    fault = at(table, 0.75, beyond_model=True) + StuckAt(3, 6, 1)
+    twin.eval()
+    clean = twin(pictures)
+    with fault.on(twin, seed=1):
+        late = twin(pictures)
+    with fault.on(twin, seed=2):
+        split = torch.cat([twin(pictures[:1]), twin(pictures[1:])])
+    assert not torch.equal(late, clean)
+    assert torch.equal(split, late)
+    assert torch.equal(twin(pictures), clean)
+    twin.train()
+    with fault.on(twin, seed=1):
+        torch.nn.functional.cross_entropy(twin(pictures), torch.arange(4)).backward()
+    gradients = [parameter.grad for parameter in twin.net.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients if gradient is not None)
 
 
 # -- plans
