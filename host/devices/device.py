@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from host.program.arrangement import pack_weights
 from hw import layout
 from hw.config import Config
 from hw.errors import RedlineError
 
 if TYPE_CHECKING:
+    from host.program.layers import Layer
     from host.schedule.launch import Launch
+    from host.schedule.memory import Region
 
 Bytes = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
@@ -43,7 +46,8 @@ class Device(ABC):
     """An accelerator with byte-addressed memory.
 
     Five methods are required (`launch`, `write`, `read`, `quantise`, `dequantise`), the last two with an exact default;
-    `reorder` and `recover` matter only to devices whose memory layout differs from NCHW.
+    `reorder` and `recover` matter only to devices whose memory layout differs from NCHW. `write_features`,
+    `read_features` and `write_weights` are these and memory access in one step, for devices that know a shorter way.
 
     Attributes
     ----------
@@ -80,8 +84,25 @@ class Device(ABC):
     def read(self, address: int, nbytes: int) -> Bytes:
         """Copy of `nbytes` of device memory, uint8, shape (nbytes,) (dataFromFPGA)."""
 
-    def quantise(self, x: npt.NDArray[np.floating], frac: int) -> Int8:
-        """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt)."""
+    def write_features(self, region: Region, x: Int8) -> None:
+        """Feature maps, shape (N, C, H, W), to their region. The device may keep `x`: it must not change afterwards."""
+        self.write(region.address, self.reorder(x))
+
+    def read_features(self, region: Region, channels: int) -> Int8:
+        """A region's feature maps, shape (N, `channels`, H, W)."""
+        return self.recover(self.read(region.address, region.nbytes).view(np.int8).reshape(region.shape), channels)
+
+    def write_weights(self, region: Region, weight: Int8, layer: Layer) -> None:
+        """A layer's OIHW weights to their region. The device may keep `weight`: it must not change afterwards."""
+        self.write(region.address, pack_weights(weight, layer, self.config))
+
+    def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
+        """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt).
+
+        `frac` is one for all, or one for each of the first axis.
+        """
+        if np.ndim(frac):
+            frac = np.reshape(frac, (-1,) + (1,) * (np.ndim(x) - 1))
         return np.clip(np.floor(np.ldexp(np.asarray(x, np.float64), frac) + 0.5), -128, 127).astype(np.int8)
 
     def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
