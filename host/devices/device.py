@@ -59,12 +59,15 @@ class Device(ABC):
         Size of device memory.
     units : int
         Compute units: a launch's batch is split over this many descriptor lists.
+    reads_events : bool
+        Whether faults reach it as event lists; if not, it interprets the launch's plan, and the lists stay empty.
     """
 
     name: str
     config: Config
     memory_bytes: int
     units: int = 1
+    reads_events: bool = True
 
     @abstractmethod
     def launch(self, launch: Launch) -> LaunchReport:

@@ -134,12 +134,14 @@ class Runtime:
                 continue
             launch = self._schedule(positions, len(x), writeback)
             if here is not None:
-                launch = launch.with_faults(here, first_image)
+                launch = launch.with_faults(here, first_image, events_too=self.device.reads_events)
                 if positions[0] == 0:
                     values[INPUT] = flip(values[INPUT], here.at(0, "input").counted_from(first_image))
             report += self._launch(launch, values, here)
             for at in positions:
                 name = self.program.layers[at].name
+                if not writeback and not self._read_elsewhere(name, positions):
+                    continue
                 if memory.out_name(name) in launch.written:
                     out[name] = values[name] = self._read(launch, memory.out_name(name), at)
                 if memory.conv_name(name) in launch.written:
@@ -147,6 +149,11 @@ class Runtime:
                 elif name in out and not memory.conv_is_separate(self.program.layers[at]):
                     conv[name] = out[name]
         return Outputs(conv, out, report)
+
+    def _read_elsewhere(self, name: str, positions: tuple[int, ...]) -> bool:
+        """Whether a layer's output is the network's, or what layers outside a launch read."""
+        readers = self.program.readers(name)
+        return not readers or any(self.program.index(reader) not in positions for reader in readers)
 
     def _schedule(self, positions: tuple[int, ...], batch: int, writeback: bool) -> Launch:
         key = (positions, batch, writeback)
@@ -186,10 +193,12 @@ class Runtime:
     def _write_weights(self, launch: Launch, faults: FaultPlan | None) -> list[int]:
         """Bring memory up to date; the layers whose weights now hold flips."""
         hit = []
+        # Sorted to the front; looking through all flips for each layer would cost more than the layer.
+        stored = None if faults is None else faults.images(0, 0)
         for at in launch.positions:
             name = self.program.layers[at].name
             weight = self.program.weights[name]
-            flips = None if faults is None else faults.at(at, "weight")
+            flips = None if stored is None else stored.at(at, "weight")
             if flips is not None and len(flips):
                 weight = flip(weight[None], flips.counted_from(EVERY_IMAGE))[0]
                 hit.append(at)

@@ -197,8 +197,15 @@ class Twin(nn.Module):
             old = self._written.get(name)
             if old is not None and torch.equal(weight, old[0]) and (bias is None or _equal(bias, old[1])):
                 continue
-            self.program.requantise(name, weight.detach(), None if bias is None else bias.detach())
-            self._written[name] = (weight.detach().clone(), None if bias is None else bias.detach().clone())
+            self.program.requantise(
+                name, weight.detach(), None if bias is None else bias.detach(), self.device.quantise
+            )
+            if old is None:
+                self._written[name] = (weight.detach().clone(), None if bias is None else bias.detach().clone())
+            else:
+                old[0].copy_(weight.detach())
+                if bias is not None and old[1] is not None:
+                    old[1].copy_(bias.detach())
             changed.append(name)
         return changed
 

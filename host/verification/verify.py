@@ -35,7 +35,11 @@ Make = Callable[[str, Config, int], Device]
 
 def make_device(name: str, config: Config, units: int) -> Device:
     """A device as verification uses it: small memory, a few compute units."""
-    options: dict[str, Any] = {"reference": {"units": units}, "simulation": {"processes": units}}.get(name, {})
+    options: dict[str, Any] = {
+        "reference": {"units": units},
+        "emulator": {"units": units},
+        "simulation": {"processes": units},
+    }.get(name, {})
     return factory.device(name, config, memory_bytes=MEMORY_BYTES, **options)
 
 

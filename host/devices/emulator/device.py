@@ -81,6 +81,7 @@ class EmulatorDevice(ReferenceDevice):
         self.fallback = ""
         """Why the reference computes; empty if the kernels do."""
         self.kernels = self._load(kernels)
+        self.reads_events = self.kernels is None  # the reference counts them
         self._content = Memory(memory_bytes)
         self._dense_from = dense_from
         self._plans: list[Plan] = []
@@ -144,10 +145,9 @@ class EmulatorDevice(ReferenceDevice):
 
     def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
         if self.kernels is not None and x.dtype == np.float32 and x.size > FEW:
-            rows = x.reshape(1 if np.ndim(frac) == 0 else np.size(frac), -1)
-            found = self.kernels.quantise(np.ascontiguousarray(rows), np.reshape(frac, -1))
+            found = self.kernels.quantise(np.ascontiguousarray(x), np.asarray(frac))
             if found is not None:
-                return found.reshape(x.shape)
+                return found
         return super().quantise(x, frac)
 
     # ---- launches

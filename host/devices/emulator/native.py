@@ -141,8 +141,11 @@ class Kernels:
         return x
 
     def quantise(self, x: npt.NDArray[np.float32], frac: npt.NDArray[np.integer]) -> npt.NDArray[np.int8] | None:
-        """float32 rows, shape (R, ...), at one fraction a row, to int8; None if a value is NaN or infinite."""
-        scale = np.ldexp(1.0, np.asarray(frac)).astype(np.float64)
+        """float32, contiguous, to int8 at one fraction for all or one for each of the first axis.
+
+        None if a value is NaN or infinite.
+        """
+        scale = np.ldexp(1.0, np.reshape(frac, -1)).astype(np.float64)
         result = np.empty(x.shape, np.int8)
         finite = self._quantise(x.ctypes.data, len(scale), x.size // len(scale), scale.ctypes.data, result.ctypes.data)
         return result if finite else None

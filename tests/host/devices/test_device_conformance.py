@@ -19,7 +19,7 @@ from host.verification.verify import make_device, verify
 from tests.host.executor import Executor
 
 CONFIG = CONFIGS[1]
-DEVICES = ("reference", "executor", "simulation")
+DEVICES = ("reference", "emulator", "executor", "simulation")
 
 
 def make(name: str) -> Device:
