@@ -80,9 +80,9 @@ def _forward(name: str, batch: int, progress: Progress) -> dict[str, Any]:
     x = torch.randn(batch, 3, 224, 224)
     program = compiler.compile(net, CONFIG, calibrate=x[:2])
     images = program.quantise_input(x)
-    start = time.perf_counter()
+    start = time.process_time()
     plan = SoftErrors(RATE, per="mac").draw(program, 0, batch, SEED)
-    drawing = time.perf_counter() - start
+    drawing = time.process_time() - start
     with EmulatorDevice(CONFIG) as device, torch.no_grad():
         runtime = Runtime(program, device)
         seconds = _in_turns(
@@ -147,10 +147,10 @@ def _in_turns(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger("redline.emulator")
 
 PLANS = 8
 """Schedules whose feature maps are kept."""
-FEW = 1 << 16
+FEW = 1 << 8
 """Values too few to be worth a kernel's call."""
 
 
