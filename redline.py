@@ -9,27 +9,34 @@ from host.datasets.data import Dataset
 from host.devices.device import Device, LaunchReport
 from host.devices.registry import device
 from host.faults.models import Fault, SoftErrors
+from host.faults.overclock import Overclock
 from host.faults.plan import FaultPlan
+from host.faults.stuck import StuckAt
 from host.program.program import Program
 from host.stats import Paired, Rate, paired
+from host.training.microscope import layer_errors
 from host.training.protect import by_accuracy, by_error_distribution
 from host.training.train import Evaluation, Recipe, evaluate, retrain
 from host.training.twin import Twin, attach
 from hw.config import Config
+from hw.delays import Table as DelayTable
 
 __all__ = [
     "Config",
     "Dataset",
+    "DelayTable",
     "Device",
     "Evaluation",
     "Fault",
     "FaultPlan",
     "LaunchReport",
+    "Overclock",
     "Paired",
     "Program",
     "Rate",
     "Recipe",
     "SoftErrors",
+    "StuckAt",
     "Twin",
     "attach",
     "by_accuracy",
@@ -39,6 +46,7 @@ __all__ = [
     "device",
     "evaluate",
     "imagenet",
+    "layer_errors",
     "models",
     "paired",
     "retrain",

@@ -16,6 +16,7 @@ from hw.control import Control, ControlBus
 from hw.fork import Fork
 from hw.lane import ACCUMULATOR_BITS
 from hw.loader import PARAM_GROUPS, FeatureLoader, ParamLoader, WeightLoader
+from hw.overclocked import MaskLoader
 from hw.pool import Pool
 from hw.saboteur import Saboteur
 from hw.sequencer import Sequencer
@@ -85,6 +86,18 @@ class Accelerator(wiring.Component):
             m.submodules.mac_saboteur = mac_saboteur = Saboteur(config, ACCUMULATOR_BITS)
             m.submodules.feature_saboteur = feature_saboteur = Saboteur(config, 8)
             readers[1:1] = [mac_saboteur.port, feature_saboteur.port]
+        # A launch begins when the masks of its late bits are in place.
+        begin = control.start
+        if config.overclock:
+            m.submodules.masks = masks = MaskLoader(config)
+            readers.append(masks.port)
+            begin = masks.done
+            m.d.comb += [
+                masks.start.eq(control.start),
+                masks.addr.eq(control.late_masks),
+                masks.count.eq(control.late_mask_count),
+            ]
+            connect(m, masks.load, array.load)
         m.submodules.read = read = axi.ReadArbiter(config, len(readers))
         for index, port in enumerate(readers):
             connect(m, port, read.clients[index])
@@ -99,7 +112,7 @@ class Accelerator(wiring.Component):
 
         # Launch.
         m.d.comb += [
-            sequencer.start.eq(control.start),
+            sequencer.start.eq(begin),
             sequencer.addr.eq(control.descriptors),
             sequencer.jobs.eq(control.jobs),
             sequencer.load_done.eq(features.done),
@@ -220,7 +233,7 @@ class Accelerator(wiring.Component):
                 (feature_saboteur, "feature", slot, passed, passed & feature_saboteur.hit),
             ):
                 m.d.comb += [
-                    saboteur.start.eq(control.start),
+                    saboteur.start.eq(begin),
                     saboteur.addr.eq(getattr(control, f"{name}_events")),
                     saboteur.count.eq(getattr(control, f"{name}_event_count")),
                     saboteur.stop.eq(sequencer.done),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.config import Config
 from hw.lane import ACCUMULATOR_BITS, FEATURE_BITS, Lane, sum_delay
+from hw.overclocked import LoadPort, OverclockedLanes
 from hw.requantise import Requantise, requantise_delay
 
 
@@ -27,6 +28,8 @@ def step_flags(config: Config) -> data.StructLayout:
     }
     if config.saboteur:
         flags["flip"] = 1  # a fault hits the accumulators after this step
+    if config.overclock:
+        flags["row"] = 1  # first step of an output row: operands before it count as zero
     return data.StructLayout(flags)
 
 
@@ -52,6 +55,7 @@ class MacArray(wiring.Component):
     output_valid : Out(1), output : Out(8*LANES)
     flips : In(32*LANES), flips_taken : Out(1), with `saboteur`
         Masks of the next step flagged `flip`.
+    load : In(LoadPort), with `overclock`
     probe_* : Out, with `probe`
         See docs/architecture.md.
     """
@@ -76,6 +80,8 @@ class MacArray(wiring.Component):
         }
         if config.saboteur:
             members |= {"flips": In(ACCUMULATOR_BITS * config.lanes), "flips_taken": Out(1)}
+        if config.overclock:
+            members["load"] = In(LoadPort())
         if config.probe:
             members |= {
                 "probe_step_valid": Out(1),
@@ -121,21 +127,31 @@ class MacArray(wiring.Component):
         if config.saboteur:
             m.d.comb += self.flips_taken.eq(accumulate & at_sum.flip)
 
+        capture = None
+        if config.overclock:
+            m.submodules.lanes = capture = self._capture_lanes(m, multiplicands, weights, params, valid, flags)
         for index in range(config.lanes):
-            lane = Lane(config.vec, saboteur=config.saboteur)
             requantise = Requantise(pipecnn=self._pipecnn)
-            m.submodules[f"lane_{index}"] = lane
+            if capture is None:
+                lane = Lane(config.vec, saboteur=config.saboteur)
+                m.submodules[f"lane_{index}"] = lane
+                accumulator = lane.accumulator
+            else:
+                accumulator = capture.accumulators.word_select(index, ACCUMULATOR_BITS)
             m.submodules[f"requantise_{index}"] = requantise
             shift = Signal(5, name=f"shift_{index}", reset_less=True)
             with m.If(accumulate):
                 m.d.sync += shift.eq(params[index].shift)
+            if capture is None:
+                m.d.comb += [
+                    lane.features.eq(multiplicands.as_value()),
+                    lane.weights.eq(weights.word_select(index, 8 * config.vec)),
+                    lane.bias.eq(0 if self._pipecnn else params[index].bias),
+                    lane.accumulate.eq(accumulate),
+                    lane.first.eq(at_sum.first),
+                ]
             m.d.comb += [
-                lane.features.eq(multiplicands.as_value()),
-                lane.weights.eq(weights.word_select(index, 8 * config.vec)),
-                lane.bias.eq(0 if self._pipecnn else params[index].bias),
-                lane.accumulate.eq(accumulate),
-                lane.first.eq(at_sum.first),
-                requantise.accumulator.eq(lane.accumulator),
+                requantise.accumulator.eq(accumulator),
                 requantise.shift.eq(shift),
                 requantise.valid.eq(output_valid),
                 requantise.relu.eq(self.relu),
@@ -147,11 +163,11 @@ class MacArray(wiring.Component):
                 with m.If(accumulate):
                     m.d.sync += bias.eq(params[index].bias)
                 m.d.comb += requantise.bias.eq(bias)
-            if config.saboteur:
+            if config.saboteur and capture is None:
                 mask = self.flips.word_select(index, ACCUMULATOR_BITS)
                 m.d.comb += lane.flip.eq(Mux(self.flips_taken, mask, Const(0)))
             if config.probe:
-                m.d.comb += self.probe_acc.word_select(index, ACCUMULATOR_BITS).eq(lane.accumulator)
+                m.d.comb += self.probe_acc.word_select(index, ACCUMULATOR_BITS).eq(accumulator)
         if config.probe:
             m.d.sync += self.probe_acc_valid.eq(accumulate)
             m.d.comb += [
@@ -160,3 +176,31 @@ class MacArray(wiring.Component):
                 self.probe_step_weights.eq(weights),
             ]
         return m
+
+    def _capture_lanes(
+        self,
+        m: Module,
+        multiplicands: data.View,
+        weights: Signal,
+        params: data.View,
+        valid: Signal,
+        flags: list[data.View],
+    ) -> OverclockedLanes:
+        """The lanes of a build with overclocking. Their banks: the tree's levels, the accumulators last."""
+        config = self._config
+        lanes = OverclockedLanes(config)
+        banks = range(self._sum_delay - len(lanes.capture), self._sum_delay)
+        m.d.comb += [
+            lanes.features.eq(multiplicands.as_value()),
+            lanes.weights.eq(weights),
+            lanes.bias.eq(0 if self._pipecnn else Cat(record.bias for record in params)),
+            lanes.capture.eq(Cat(valid[at] for at in banks)),
+            # The step behind: it is in the bank in the next cycle.
+            lanes.restart.eq(Cat(valid[at - 1] & flags[at - 1].row for at in banks)),
+            lanes.first.eq(flags[-1].first),
+            lanes.fresh.eq(flags[-1].row),
+        ]
+        connect(m, flipped(self.load), lanes.load)
+        if config.saboteur:
+            m.d.comb += lanes.flips.eq(Mux(self.flips_taken, self.flips, 0))
+        return lanes

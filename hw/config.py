@@ -45,6 +45,9 @@ class Config:
     arithmetic : str
         "redline": the accumulator starts at the bias. "pipecnn": it starts at zero, and an 8-bit bias is added to the
         shifted and saturated sum, where it may wrap.
+    overclock : int
+        Elaborate the instrumentation for overclocking and stuck bits, with room for this many groups of output bits in
+        each register bank (0 to 32; 0: none; 32 is enough for every delay table and clock).
     saboteur : bool
         Elaborate the fault instrumentation. A plain build has no trace of it.
     probe : bool
@@ -64,6 +67,7 @@ class Config:
     port_bits: int = 128
     pool_columns: int = 64
     arithmetic: str = "redline"
+    overclock: int = 0
     saboteur: bool = False
     probe: bool = False
 
@@ -87,6 +91,8 @@ class Config:
                 raise ConfigError(f"{name} must be a power of two from {low} to {high}, not {value}")
         if not 1 <= self.pool_columns <= 4096:
             raise ConfigError(f"pool_columns must be from 1 to 4096, not {self.pool_columns}")
+        if not 0 <= self.overclock <= 32:
+            raise ConfigError(f"overclock must be from 0 to 32, not {self.overclock}")
         widest = self.lanes * min(self.vec, 8)
         if not self.vec <= self.port_bytes <= widest:
             raise ConfigError(
@@ -123,5 +129,7 @@ class Config:
     def hash(self) -> int:
         """64-bit identity of the build, readable in the `config_hash` registers."""
         functional = {name: value for name, value in asdict(self).items() if name != "probe"}
+        if not self.overclock:
+            del functional["overclock"]  # a plain build is the same as before there was such a parameter
         text = json.dumps({"interface": INTERFACE_VERSION, **functional}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -42,6 +42,7 @@ class Control(wiring.Component):
         One cycle: the launch is complete.
     descriptors : Out(64), jobs : Out(32)
     mac_events, feature_events : Out(64), mac_event_count, feature_event_count : Out(32), with `saboteur`
+    late_masks : Out(64), late_mask_count : Out(32), with `overclock`
     cycles, mac_cycles, stall_cycles, bytes_read, bytes_written : In(64)
     faults_applied : In(32), with `saboteur`
     interrupt : Out(1)
@@ -62,6 +63,9 @@ class Control(wiring.Component):
             self._wide += ["mac_events", "feature_events"]
             self._narrow += ["mac_event_count", "feature_event_count"]
             members["faults_applied"] = In(32)
+        if config.overclock:
+            self._wide += ["late_masks"]
+            self._narrow += ["late_mask_count"]
         members |= {name: Out(64) for name in self._wide} | {name: Out(32) for name in self._narrow}
         super().__init__(members)
 

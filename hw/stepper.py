@@ -157,6 +157,8 @@ class Stepper(wiring.Component):
 
         if config.saboteur:
             m.d.sync += self.flags.flip.eq(self.hit)
+        if config.overclock:
+            m.d.sync += self.flags.row.eq(first_step & (ox == 0))
 
         with m.If(step):
             m.d.sync += [kx.eq(kx + 1), tap.eq(tap + 1), x.eq(x + 1)]

@@ -11,6 +11,7 @@ from amaranth.utils import exact_log2
 from hw.accelerator import Accelerator, probes
 from hw.config import Config
 from hw.control import ADDRESS as CONTROL_ADDRESS
+from hw.overclocked import adders_verilog
 
 TOP = "redline"
 
@@ -151,7 +152,8 @@ def generate(config: Config) -> str:
     text = verilog.convert(
         kernel, name=TOP, ports=list(kernel.ports.values()), emit_src=False, strip_internal_attrs=True
     )
-    return without_zeroing(str(text))
+    instantiated = adders_verilog() if config.overclock else ""
+    return without_zeroing(str(text)) + instantiated
 
 
 def without_zeroing(text: str) -> str:

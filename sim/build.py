@@ -74,7 +74,7 @@ def _hw_sources() -> dict[str, str]:
     root = Path(hw.__file__).parent
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*.py"))
+        for path in sorted(path for kind in ("*.py", "*.v") for path in root.rglob(kind))
     }
 
 

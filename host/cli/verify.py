@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,10 @@ def verify(
     cases: Annotated[int, typer.Option(min=1, help="Random cases.")] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     first_case: Annotated[int, typer.Option(min=0, help="Number of the first case: to repeat one that failed.")] = 0,
+    faults: Annotated[
+        str, typer.Option(help='"soft": random soft errors; "overclock": late and stuck bits, too.')
+    ] = "soft",
+    table: Annotated[list[Path] | None, typer.Option(help="Delay tables to use beside random ones.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """Prove on random networks, parameters and fault plans that devices give the same bytes.
@@ -26,6 +31,7 @@ def verify(
 
     from host.devices.registry import device_names
     from host.verification.verify import verify as run
+    from hw.delays import Table
 
     names = [name.strip() for name in devices.split(",")]
     for name in names:
@@ -35,10 +41,21 @@ def verify(
             )
     if len(names) < 2:
         raise typer.BadParameter("give at least two, separated by commas", param_hint="--devices")
+    if faults not in ("soft", "overclock"):
+        raise typer.BadParameter(f"there are soft and overclock, not {faults!r}", param_hint="--faults")
+    if table and faults != "overclock":
+        raise typer.BadParameter("delay tables are for --faults overclock", param_hint="--table")
+    tables = [Table.load(path) for path in table or ()]
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task("cases", total=cases)
         result = run(
-            names, cases, seed, first_case=first_case, progress=lambda done, _: progress.update(task, completed=done)
+            names,
+            cases,
+            seed,
+            first_case=first_case,
+            overclock=faults == "overclock",
+            tables=tables,
+            progress=lambda done, _: progress.update(task, completed=done),
         )
     if as_json:
         print(json.dumps(result.as_dict()))

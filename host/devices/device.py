@@ -61,6 +61,8 @@ class Device(ABC):
         Compute units: a launch's batch is split over this many descriptor lists.
     reads_events : bool
         Whether faults reach it as event lists; if not, it interprets the launch's plan, and the lists stay empty.
+    knows_conditions : bool
+        Whether it models what a plan says beside flips: late and stuck bits (`host.faults.conditions`).
     """
 
     name: str
@@ -68,6 +70,7 @@ class Device(ABC):
     memory_bytes: int
     units: int = 1
     reads_events: bool = True
+    knows_conditions: bool = False
 
     @abstractmethod
     def launch(self, launch: Launch) -> LaunchReport:

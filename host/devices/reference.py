@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from host.devices import stepwise
 from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.faults.plan import FaultPlan
 from host.program import arrangement
@@ -34,6 +35,7 @@ class ReferenceDevice(Device):
     """
 
     name = "reference"
+    knows_conditions = True
 
     def __init__(self, config: Config | None = None, *, memory_bytes: int = 1 << 28, units: int = 1) -> None:
         self.config = config or Config()
@@ -68,17 +70,23 @@ class ReferenceDevice(Device):
             added = None
             if self.config.arithmetic == "pipecnn":
                 bias, added = np.zeros_like(bias), bias
-            acc = accumulate(x, weight, bias, layer.stride, layer.padding, layer.groups)
-            if launch.plan is not None:
-                apply_mac_faults(acc, x, weight, bias, layer, self._faults(launch, position, "mac"), self.config)
-            conv, out = finish(acc, layer, shift, added)
+            faults = None if launch.plan is None else self._faults(launch, position, "mac")
+            m, channels = layer.out_channels, layer.out_channels
+            if faults is not None and faults.conditions is not None and faults.conditions.stuck:
+                # Channels that only fill up a word of memory are zero, unless a bit of their lane is stuck.
+                channels = layout.ceil_div(m, self.config.vec) * self.config.vec
+            acc = accumulators(x, weight, bias, layer, faults, self.config, channels)
+            conv, out = finish(acc[:, :m], layer, shift, added)
+            filling = finish(acc[:, m:], layer, np.zeros(channels - m, int))
             if launch.plan is not None:
                 # Without pooling there is one tensor, and it is hit as it leaves.
                 out = flip(out, self._faults(launch, position, "feature"))
                 conv = conv if memory.conv_is_separate(layer) else out
             for name, tensor in ((memory.conv_name(layer.name), conv), (memory.out_name(layer.name), out)):
                 if name in launch.written:
-                    self.write(launch.memory[name].address, layout.reorder_features(tensor, self.config.vec))
+                    behind = filling.conv if name == memory.conv_name(layer.name) else filling.out
+                    stored = np.concatenate([tensor, behind], axis=1) if channels > m else tensor
+                    self.write(launch.memory[name].address, layout.reorder_features(stored, self.config.vec))
             tensors[layer.name] = out
         return LaunchReport(faults_applied=launch.faults)
 
@@ -99,6 +107,39 @@ class ReferenceDevice(Device):
         assert launch.plan is not None
         part = launch.plan.images(launch.first_image, launch.batch).at(position, site)
         return part.counted_from(launch.first_image)
+
+
+def accumulators(
+    x: Int8,
+    weight: Int8,
+    start: Int32,
+    layer: Layer,
+    faults: FaultPlan | None,
+    config: Config,
+    channels: int | None = None,
+) -> Int32:
+    """A layer's accumulators after the last step, int32 of shape (N, M, OH, OW), under a plan.
+
+    Parameters
+    ----------
+    x : int8 array, shape (N, C, H, W)
+    weight : int8 array, shape (M, C / groups, KH, KW)
+    start : int32 array, shape (M,)
+        The bias, or zeros in PipeCNN's arithmetic.
+    faults : FaultPlan or None
+        The layer's accumulator flips, images counted within the batch, and the plan's conditions.
+    config : Config
+    channels : int, optional
+        With stuck bits: M, more than the layer has, to see what the lanes behind the last channel compute.
+    """
+    if faults is not None and faults.conditions is not None:
+        banks = faults.conditions.banks(config)
+        if banks:
+            return stepwise.accumulate(x, weight, start, layer, faults, banks, config, channels)
+    acc = accumulate(x, weight, start, layer.stride, layer.padding, layer.groups)
+    if faults is not None:
+        apply_mac_faults(acc, x, weight, start, layer, faults, config)
+    return acc
 
 
 def flip(x: Int8, faults: FaultPlan) -> Int8:

@@ -100,6 +100,10 @@ class Runtime:
             raise ProgramError("the forward pass needs at least one image")
         if plan is not None:
             plan.check(self.program)
+            if plan.conditions is not None and not self.device.knows_conditions:
+                raise DeviceError(
+                    f"the {self.device.name} device has no model of late or stuck bits; use reference or simulation"
+                )
         parts, at = [], 0
         while at < len(x):
             size = min(len(x) - at, self._largest or len(x))
@@ -115,7 +119,7 @@ class Runtime:
 
     def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | None, first_image: int) -> Outputs:
         here = None if plan is None else plan.images(first_image, len(x))
-        if here is not None and not len(here):
+        if here is not None and here.empty:
             here = None
         conv: dict[str, Int8] = {}
         out: dict[str, Int8] = {}

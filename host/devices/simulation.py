@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
+from hw import masks
 from hw.config import Config
 from sim.build import build
 from sim.client import Simulator, SimulatorError, SimulatorFailed
@@ -34,6 +35,7 @@ def arguments(unit: Unit) -> dict[str, int]:
     values = {"descriptors": unit.descriptors_address, "jobs": len(unit.descriptors)}
     values |= {"mac_events": unit.mac_events_address, "mac_event_count": len(unit.mac_events)}
     values |= {"feature_events": unit.feature_events_address, "feature_event_count": len(unit.feature_events)}
+    values |= {"late_masks": unit.late_masks_address, "late_mask_count": len(unit.late_masks)}
     return values
 
 
@@ -81,6 +83,7 @@ class SimulationDevice(Device):
     """
 
     name = "simulation"
+    knows_conditions = True
 
     def __init__(
         self,
@@ -168,6 +171,7 @@ class SimulationDevice(Device):
             self.write(unit.descriptors_address, unit.descriptors)
             self.write(unit.mac_events_address, unit.mac_events)
             self.write(unit.feature_events_address, unit.feature_events)
+            self.write(unit.late_masks_address, unit.late_masks)
         try:
             return self._execute(launch.units, launch.max_cycles)
         except BaseException as error:
@@ -194,6 +198,14 @@ class SimulationDevice(Device):
             raise DeviceError(
                 f"the launch has {events} fault events, but this accelerator was built without fault instrumentation; "
                 "use Config(saboteur=True)"
+            )
+        groups = max(
+            (int(unit.late_masks["group"].astype(int).max(initial=-1)) + 1 for unit in launch.units), default=0
+        )
+        if groups > self.config.overclock:
+            raise DeviceError(
+                f"the launch has late or stuck bits in {groups} groups, but this accelerator was built for "
+                f"{self.config.overclock}; use Config(overclock={masks.MOST_GROUPS}), which is enough for every clock"
             )
 
     def _execute(self, units: Sequence[Unit], max_cycles: int) -> LaunchReport:

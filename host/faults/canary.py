@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from host.devices.device import DeviceError, Int8
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Outputs, Runtime
+from host.faults.conditions import Conditions, StuckBit
 from host.faults.plan import SITES, FaultPlan
 from host.program.arrangement import steps
+from hw.masks import MOST_GROUPS
 
 ATTEMPTS = 64
 """Candidate faults tried on the reference before giving up on finding a visible one."""
+
+
+FASTER = (0.8, 0.7, 0.6, 0.5, 0.4)
+"""Clock periods tried, as shares of the safe one: at the last, most bits are late."""
 
 
 class CanaryError(DeviceError):
     """A fault that must be visible was not: the device does not inject what it is told, or injects something else."""
 
 
-def check(runtime: Runtime, x: Int8 | None = None, sites: Iterable[str] = ("mac",)) -> None:
+def check(
+    runtime: Runtime,
+    x: Int8 | None = None,
+    sites: Iterable[str] = ("mac",),
+    conditions: Conditions | None = None,
+) -> None:
     """Run one image on the device without and with a fault that the reference says is visible, for each site.
 
     Parameters
@@ -30,6 +41,9 @@ def check(runtime: Runtime, x: Int8 | None = None, sites: Iterable[str] = ("mac"
         Quantised images, of which the first is used; a random one by default.
     sites : names of fault sites
         Those that the coming run uses (`Fault.sites`).
+    conditions : Conditions, optional
+        Those of the coming run, with the sites "clock" and "stuck". What is tried are they, then faster clocks of the
+        same table, and other stuck bits.
 
     Raises
     ------
@@ -39,20 +53,24 @@ def check(runtime: Runtime, x: Int8 | None = None, sites: Iterable[str] = ("mac"
     image = _random_image(runtime) if x is None else x[:1]
     clean = runtime.forward(image)
     for site in sites:
-        plan, expected = _visible(runtime, image, site)
+        if site in ("clock", "stuck"):
+            plan, expected = _visible_condition(runtime, image, site, conditions)
+        else:
+            plan, expected = _visible(runtime, image, site)
         if plan is None:
             continue  # every layer with such a site runs on the CPU
         faulty = runtime.forward(image, plan=plan)
         last = runtime.program.names[-1]
-        where = runtime.program.names[int(plan.layer[0])]
+        where = f"a {site} fault" + (f" in layer {runtime.program.names[int(plan.layer[0])]!r}" if len(plan) else "")
+        needed = "saboteur=True" if plan.conditions is None else f"overclock={MOST_GROUPS}"
         if all(np.array_equal(faulty.out[name], clean.out[name]) for name in clean.out):
             raise CanaryError(
-                f"the canary is invisible: a {site} fault in layer {where!r} that must change the output did not, so "
-                f"results would be fault-free; is the {runtime.device.name} device built with saboteur=True?"
+                f"the canary is invisible: {where} that must change the output did not, so "
+                f"results would be fault-free; is the {runtime.device.name} device built with {needed}?"
             )
         if not np.array_equal(faulty.out[last], expected.out[last]):
             raise CanaryError(
-                f"the canary sang a wrong tune: a {site} fault in layer {where!r} gives other results on the "
+                f"the canary sang a wrong tune: {where} gives other results on the "
                 f"{runtime.device.name} device than on the reference; 'redline verify' finds where"
             )
 
@@ -78,6 +96,44 @@ def _visible(runtime: Runtime, image: Int8, site: str) -> tuple[FaultPlan | None
         f"no visible {site} fault found in {ATTEMPTS} attempts: the network's output does not depend on it (are all "
         "its weights zero, or its activations saturated?)"
     )
+
+
+def _visible_condition(
+    runtime: Runtime, image: Int8, site: str, conditions: Conditions | None
+) -> tuple[FaultPlan | None, Outputs]:
+    """A plan of conditions alone that changes the reference's last output."""
+    program = runtime.program
+    oracle = Runtime(program, ReferenceDevice(program.config, memory_bytes=runtime.device.memory_bytes))
+    clean = oracle.forward(image)
+    if all(layer.placement == "cpu" for layer in program.layers):
+        return None, clean
+    last = program.names[-1]
+    for tried in _conditions(site, conditions):
+        plan = FaultPlan.of(program.names).under(tried)
+        faulty = oracle.forward(image, plan=plan)
+        if not np.array_equal(faulty.out[last], clean.out[last]):
+            return plan, faulty
+    raise CanaryError(
+        f"no visible {site} fault found: the network's output does not depend on late or stuck bits (are all its "
+        "weights zero, or its activations saturated?)"
+    )
+
+
+def _conditions(site: str, conditions: Conditions | None) -> Iterator[Conditions]:
+    """Candidates, those of the coming run first."""
+    if site == "clock":
+        if conditions is None or conditions.clock is None:
+            raise ValueError("a canary for the clock needs the conditions of the coming run")
+        yield Conditions(conditions.clock)
+        onset = conditions.clock.delays.onset_ps
+        for share in FASTER:
+            yield Conditions(conditions.clock).at(round(share * onset))
+        return
+    if conditions is not None:
+        yield Conditions(stuck=conditions.stuck)
+    for bit in (30, 20, 15, 12, 10, 8):
+        for value in (1, 0):
+            yield Conditions(stuck=(StuckBit(0, "accumulator", bit, value),))
 
 
 def _random_image(runtime: Runtime) -> Int8:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from host.faults.conditions import Conditions
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
 from host.program.program import Program
 
@@ -26,7 +27,12 @@ class Fault(ABC):
     """A fault model. `+` combines models; their flips at one place cancel."""
 
     sites: tuple[str, ...]
-    """Fault sites (`host.faults.plan.SITES`) that it hits."""
+    """Fault sites (`host.faults.plan.SITES`) that it hits; "clock" and "stuck" of conditions."""
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What holds during the whole run: a clock, stuck bits."""
+        return None
 
     @abstractmethod
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
@@ -64,6 +70,12 @@ class Combined(Fault):
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sites of all parts."""
         return tuple(dict.fromkeys(site for part in self.parts for site in part.sites))
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """Those of all parts."""
+        found = [part.conditions for part in self.parts if part.conditions is not None]
+        return sum(found[1:], found[0]) if found else None
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         plan = FaultPlan.of(program.names)
@@ -148,6 +160,11 @@ class Replay(Fault):
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sites that the plan hits."""
         return self.plan.sites
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """The plan's."""
+        return self.plan.conditions
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         self.plan.check(program)

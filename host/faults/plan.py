@@ -1,4 +1,4 @@
-"""The fault plan: the concrete bit flips of one run, sorted, serialisable, the same for every device."""
+"""The fault plan: the concrete faults of one run, bit flips and conditions, the same for every device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save as serialise
 
+from host.faults.conditions import ConditionError, Conditions
 from host.program import arrangement
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from host.training.twin import Twin
 
 FORMAT = "redline-plan"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SITES = ("weight", "input", "feature", "mac")
 """Where a bit can flip; a plan stores the position in this tuple."""
 SITE_BITS = {"weight": 8, "input": 8, "feature": 8, "mac": 32}
@@ -69,6 +70,8 @@ class FaultPlan:
         mac: the accumulator is hit after this step. Otherwise 0.
     bit : int8 array
         0 to 31 for mac, otherwise 0 to 7.
+    conditions : Conditions or None
+        What holds for the whole run: its clock, stuck bits.
     """
 
     layers: tuple[str, ...]
@@ -78,6 +81,7 @@ class FaultPlan:
     output: npt.NDArray[np.int64]
     step: npt.NDArray[np.int32]
     bit: npt.NDArray[np.int8]
+    conditions: Conditions | None = None
 
     @staticmethod
     def of(
@@ -105,7 +109,7 @@ class FaultPlan:
                 columns = {name: a[starts[odd]] for name, a in columns.items()}
         for a in columns.values():
             a.setflags(write=False)
-        return FaultPlan(tuple(layers), **columns)
+        return FaultPlan(tuple(layers), **columns, conditions=None)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -122,28 +126,44 @@ class FaultPlan:
         """Both plans' flips; those at one place cancel."""
         if other.layers != self.layers:
             raise PlanError(f"plans of different networks: {', '.join(self.layers)} and {', '.join(other.layers)}")
-        return FaultPlan.of(
+        flips = FaultPlan.of(
             self.layers, *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS)
         )
+        both = [plan.conditions for plan in (self, other) if plan.conditions is not None]
+        return flips.under(both[0] + both[1] if len(both) == 2 else both[0] if both else None)
+
+    def under(self, conditions: Conditions | None) -> FaultPlan:
+        """The same flips under other conditions."""
+        return replace(self, conditions=conditions)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it changes nothing: no flips, no conditions."""
+        return not len(self) and self.conditions is None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the layers' names and all flips, hexadecimal."""
+        """SHA-256 over the layers' names, all flips and the conditions, hexadecimal."""
         sha = hashlib.sha256("\0".join(self.layers).encode())
         for name in _COLUMNS:
             sha.update(getattr(self, name).tobytes())
+        if self.conditions is not None:
+            sha.update(self.conditions.digest.encode())
         return sha.hexdigest()
 
     # -- parts
 
     def where(self, mask: npt.NDArray[np.bool_] | slice) -> FaultPlan:
         """The flips that a mask selects, still sorted."""
-        return FaultPlan(self.layers, **{name: getattr(self, name)[mask] for name in _COLUMNS})
+        return FaultPlan(
+            self.layers, **{name: getattr(self, name)[mask] for name in _COLUMNS}, conditions=self.conditions
+        )
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites that it hits."""
-        return tuple(SITES[code] for code in np.unique(self.site))
+        """Names of the sites that it hits, and of its conditions."""
+        conditions = () if self.conditions is None else self.conditions.sites
+        return (*(SITES[code] for code in np.unique(self.site)), *conditions)
 
     def on(self, twin: Twin, *, first_image: int = 0) -> AbstractContextManager[Twin]:
         """Context in which the twin's forward passes meet exactly these faults."""
@@ -170,11 +190,13 @@ class FaultPlan:
     # -- use
 
     def check(self, program: Program) -> None:
-        """Raise `PlanError` unless every flip names a place that the program has."""
+        """Raise `PlanError` unless every flip names a place that the program has; `ConditionError` for conditions."""
         if self.layers != program.names:
             raise PlanError(
                 f"the plan was drawn for layers {', '.join(self.layers)}; this network has {', '.join(program.names)}"
             )
+        if self.conditions is not None:
+            self.conditions.check(program.config)
         if not len(self):
             return
         if self.layer.min() < 0 or self.layer.max() >= len(program.layers):
@@ -208,6 +230,8 @@ class FaultPlan:
     def save(self, path: str | Path) -> None:
         """Write the plan to a safetensors file, in one step."""
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _COLUMNS}
+        if self.conditions is not None:
+            tensors["conditions"] = np.frombuffer(self.conditions.to_json().encode(), np.uint8)
         structure = "\n".join(self.layers)
         metadata = {
             "format": FORMAT,
@@ -224,7 +248,13 @@ class FaultPlan:
             Path(path), FORMAT, FORMAT_VERSION, "layers", "draw and save the plan again", PlanError
         )
         columns: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
-        return FaultPlan.of(metadata["layers"].split("\n"), *columns.values())
+        plan = FaultPlan.of(metadata["layers"].split("\n"), *columns.values())
+        if "conditions" not in tensors:
+            return plan
+        try:
+            return plan.under(Conditions.from_json(tensors["conditions"].tobytes().decode()))
+        except (ConditionError, UnicodeDecodeError) as error:
+            raise PlanError(f"{path}: damaged ({error}); draw and save the plan again") from error
 
 
 def extents(program: Program, layer: int, site: str) -> tuple[int, int]:

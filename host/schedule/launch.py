@@ -28,7 +28,7 @@ from host.schedule.memory import (
 )
 from host.schedule.reading import Part, reading
 from host.schedule.tiling import Band, band_words, bands, whole
-from hw import descriptor, events
+from hw import descriptor, events, masks
 from hw.config import Config
 from hw.descriptor import Flag
 from hw.layout import ceil_div
@@ -83,6 +83,10 @@ class Unit:
     mac_events_address: int
     feature_events: Records
     feature_events_address: int
+    late_masks: Records = field(default_factory=lambda: np.zeros(0, masks.DTYPE))
+    """Of the plan's conditions, records of `hw.masks.DTYPE`; the same for all units."""
+    late_masks_address: int = 0
+    """Aligned to 64."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Launch:
         return replace(self, program=program)
 
     def with_faults(self, plan: FaultPlan, first_image: int, *, events_too: bool = True) -> Launch:
-        """The same launch with a plan's accumulator and feature faults, as event lists behind all else.
+        """The same launch with a plan's accumulator and feature faults and its conditions, as lists behind all else.
 
         Without `events_too` only as a plan, for devices that read no event lists.
 
@@ -173,6 +177,10 @@ class Launch:
         memory = MemoryMap(self.program.config)
         memory.end = self.end
         units = []
+        late = np.zeros(0, masks.DTYPE)
+        if here.conditions is not None:
+            late = here.conditions.records(self.program.config)
+        late_region = memory.add("late_masks", late.shape, masks.WORD_BYTES)
         for number, (unit, (mac, feature)) in enumerate(zip(self.units, encode(self, here, first_image), strict=True)):
             mac_region = memory.add(f"mac_events/{number}", mac.shape, events.EVENT_BYTES)
             feature_region = memory.add(f"feature_events/{number}", feature.shape, events.EVENT_BYTES)
@@ -183,11 +191,13 @@ class Launch:
                     mac_events_address=mac_region.address,
                     feature_events=feature,
                     feature_events_address=feature_region.address,
+                    late_masks=late,
+                    late_masks_address=late_region.address,
                 )
             )
         _check_memory(memory.end, self.memory_bytes, "fewer faults, ")
         launch = replace(self, units=units, plan=here, first_image=first_image, end=memory.end)
-        return replace(launch, max_cycles=self.max_cycles + 256 * launch.faults)
+        return replace(launch, max_cycles=self.max_cycles + 256 * (launch.faults + len(late)))
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ class Twin(nn.Module):
                 "faults are already on for this network; combine models with + instead of nesting contexts"
             )
         self.refresh()
-        canary.check(self.runtime, self._canary, faults.sites)
+        canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
         self._faults = _FaultStream(faults, seed, first_image)
         try:
             yield self

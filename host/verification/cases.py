@@ -53,11 +53,16 @@ class Case:
     units: int
     plan: FaultPlan | None
     first_image: int
+    others: tuple[FaultPlan | None, ...] = ()
+    """Plans of further passes of the same images, one after the other."""
 
     def __str__(self) -> str:
         config = self.program.config
         layers = ", ".join(_shown(layer) for layer in self.program.layers)
         faults = "no faults" if self.plan is None else f"{len(self.plan)} faults"
+        for plan in (self.plan, *self.others):
+            if plan is not None and plan.conditions is not None:
+                faults += f", {plan.conditions}"
         return (
             f"case {self.number} of seed {self.seed}: {config.lanes}x{config.vec}, batch {len(self.x)}, {self.units} "
             f"unit(s), write-back {'on' if self.writeback else 'off'}, {faults}; {layers}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from host.devices import stepwise
 from host.program.arrangement import arrange, arrange_features, pack_weights
 from host.program.integer import max_pool, wrap
 from host.program.layers import Layer
 from host.schedule.launch import Job, Unit
 from hw.config import Config
+from hw.masks import BankMasks
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -89,6 +92,7 @@ def expected_job(
     shift: npt.NDArray[np.integer],
     config: Config,
     loaded: bool,
+    banks: Mapping[str, BankMasks] | None = None,
 ) -> Expected:
     """The records of job `number` of a unit.
 
@@ -107,6 +111,8 @@ def expected_job(
     config : Config
     loaded : bool
         Whether the job reads what was loaded for it.
+    banks : mapping of bank name to BankMasks, optional
+        Those in which something is late or stuck.
     """
     job, vec, lanes = unit.jobs[number], config.vec, config.lanes
     features = arrange_features(x[job.first : job.first + job.images], layer, config)
@@ -129,18 +135,22 @@ def expected_job(
     # A weight that the layer has is one that counts, whatever its value.
     read = pack_weights(np.ones(layer.weight_shape, np.int8), layer, config)[chosen].any(axis=4)
     read = read.reshape(groups, 1, 1, 1, steps, vec)
-    sums = np.einsum("gnyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
     stored = _by_lane(bias, len(how.first), lanes)[chosen]
     pipecnn = config.arithmetic == "pipecnn"
     start = np.zeros_like(stored) if pipecnn else stored
-    acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
-    acc = wrap(acc).astype(np.int64).reshape(-1, lanes)
-    for event in unit.mac_events[unit.mac_events["job"] == number]:
-        slot, lane = int(event["slot"]), int(event["lane"])
-        before = int(acc[slot, lane])
-        change = int(wrap(np.array(before ^ (1 << int(event["bit"])), np.int64))) - before
-        rest = slice(slot, (slot // steps + 1) * steps)
-        acc[rest, lane] = wrap(acc[rest, lane] + change)
+    events = unit.mac_events[unit.mac_events["job"] == number]
+    if banks:
+        acc = _stepwise(patches, taps, start, events, banks)
+    else:
+        sums = np.einsum("gnyxsv,gslv->gnyxsl", patches.astype(np.int32), taps.astype(np.int32), dtype=np.int64)
+        acc = np.cumsum(sums, axis=4) + start.reshape(groups, 1, 1, 1, 1, lanes)
+        acc = wrap(acc).astype(np.int64).reshape(-1, lanes)
+        for event in events:
+            slot, lane = int(event["slot"]), int(event["lane"])
+            before = int(acc[slot, lane])
+            change = int(wrap(np.array(before ^ (1 << int(event["bit"])), np.int64))) - before
+            rest = slice(slot, (slot // steps + 1) * steps)
+            acc[rest, lane] = wrap(acc[rest, lane] + change)
 
     final = acc.reshape(groups, job.images, oh, ow, steps, lanes)[..., -1, :]
     s = _by_lane(shift, len(how.first), lanes)[chosen].reshape(groups, 1, 1, 1, lanes)
@@ -174,6 +184,40 @@ def expected_job(
         groups=groups,
         steps=steps,
     )
+
+
+def _stepwise(
+    patches: Int8, taps: Int8, start: npt.NDArray[np.int64], events: Records, banks: Mapping[str, BankMasks]
+) -> npt.NDArray[np.int64]:
+    """Accumulators after every step with late or stuck bits, shape (steps of the job, LANES), in job order.
+
+    Parameters
+    ----------
+    patches : int8 array, shape (groups, images, OH, OW, steps, VEC)
+    taps : int8 array, shape (groups, steps, LANES, VEC)
+    start : int array, shape (groups, LANES)
+    events : records of `hw.events.DTYPE`
+    """
+    groups, images, oh, ow, steps, vec = patches.shape
+    lanes = taps.shape[2]
+    flips = np.zeros((groups, images, oh, ow, steps, lanes), np.uint32)
+    np.bitwise_xor.at(
+        flips.reshape(-1, lanes), (events["slot"], events["lane"]), np.uint32(1) << events["bit"].astype(np.uint32)
+    )
+
+    def operands(pixel: int, step: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.uint32]]:
+        features = patches[:, :, :, pixel, step].reshape(groups, -1, vec).transpose(1, 0, 2)
+        masks = flips[:, :, :, pixel, step].reshape(groups, -1, lanes).transpose(1, 0, 2).reshape(-1, groups * lanes)
+        weights = taps[:, step].reshape(groups * lanes, vec)
+        return np.repeat(features, lanes, axis=1).astype(np.int32), weights.astype(np.int32), masks
+
+    lane = np.tile(np.arange(lanes), groups)
+    acc = np.empty(flips.shape, np.int64)
+    first = wrap(start.reshape(-1))
+    for pixel, step, after in stepwise.run(banks, lane, first, images * oh, ow, steps, operands):
+        values = after.view(np.int32).reshape(images, oh, groups, lanes)
+        acc[:, :, :, pixel, step] = values.transpose(2, 0, 1, 3)
+    return acc.reshape(-1, lanes)
 
 
 def _by_lane(values: npt.NDArray[np.integer], groups: int, lanes: int) -> npt.NDArray[np.int64]:

@@ -21,12 +21,15 @@ from host.schedule.launch import Launch, Unit
 from host.verification.cases import CONFIGS, Case, kind_of, random_case
 from host.verification.divergence import Divergence, in_trace
 from host.verification.expect import Expected, expected_job
+from host.verification.overclocked import OVERCLOCKED, overclocked_case
 from hw import layout, params
 from hw.config import Config
+from hw.delays import Table
 from hw.descriptor import Flag
 
 MEMORY_BYTES = 1 << 24
 UNITS = 2
+OVERCLOCK_COUNTS = ("late_cases", "wrong_cases", "clock_changes")
 POISON = 0xA5
 """What regions hold before a launch writes them: a byte that is not written does not look right by chance."""
 
@@ -65,6 +68,13 @@ class Report:
     faults: int = 0
     """Fault events in all cases."""
     faulty_cases: int = 0
+    overclocked: bool = False
+    late_cases: int = 0
+    """Cases with conditions under which some bit is late or stuck."""
+    wrong_cases: int = 0
+    """Those of them whose bytes are other than without the conditions."""
+    clock_changes: int = 0
+    """Launches that follow one under other conditions on the same device, within a case."""
     mismatches: list[Mismatch] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -81,6 +91,7 @@ class Report:
             "cases": self.cases,
             "faulty_cases": self.faulty_cases,
             "faults": self.faults,
+            **({name: getattr(self, name) for name in OVERCLOCK_COUNTS} if self.overclocked else {}),
             "mismatches": len(self.mismatches),
             "seconds": round(self.seconds, 1),
             "divergences": [
@@ -89,9 +100,15 @@ class Report:
         }
 
     def __str__(self) -> str:
+        overclocked = ""
+        if self.overclocked:
+            overclocked = (
+                f"; {self.late_cases} with late or stuck bits, {self.wrong_cases} of them with wrong bytes, "
+                f"{self.clock_changes} changes of clock or stuck bits between passes"
+            )
         head = (
             f"{self.cases} cases on {', '.join(self.devices)} (seed {self.seed}, {self.faulty_cases} with faults, "
-            f"{self.faults} fault events): {len(self.mismatches)} mismatches, {self.seconds:.0f} s"
+            f"{self.faults} fault events{overclocked}): {len(self.mismatches)} mismatches, {self.seconds:.0f} s"
         )
         return "\n\n".join([head, *(str(mismatch) for mismatch in self.mismatches)])
 
@@ -105,7 +122,9 @@ def verify(
     first_case: int = 0,
     most_mismatches: int = 3,
     make: Make = make_device,
-    configs: tuple[Config, ...] = CONFIGS,
+    configs: tuple[Config, ...] | None = None,
+    overclock: bool = False,
+    tables: Sequence[Table] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Run random cases on devices and compare every byte that they leave in memory.
@@ -125,6 +144,10 @@ def verify(
     make : callable (name, config, units) -> Device
     configs : tuple of Config
         Accelerators to choose from; each costs the simulator a build.
+    overclock : bool
+        Cases of `host.verification.overclocked`: late and stuck bits, beside soft errors.
+    tables : sequence of Table
+        With `overclock`: delay tables to use beside random ones.
     progress : callable (done, cases), optional
 
     Raises
@@ -135,10 +158,15 @@ def verify(
     if len(devices) < 2:
         raise ValueError("verification compares at least two devices")
     started = time.monotonic()
-    report = Report(tuple(devices), seed)
+    report = Report(tuple(devices), seed, overclocked=overclock)
+    if configs is None:
+        configs = OVERCLOCKED if overclock else CONFIGS
     # By accelerator, so that few simulators run at a time.
     numbers = range(first_case, first_case + cases)
-    made = [random_case(seed, number, faults, configs) for number in numbers]
+    if overclock:
+        made = [overclocked_case(seed, number, configs, tables) for number in numbers]
+    else:
+        made = [random_case(seed, number, faults, configs) for number in numbers]
     done = 0
     for config in configs:
         mine = [case for case in made if case.program.config == config]
@@ -151,6 +179,8 @@ def verify(
                 if case.plan is not None:
                     report.faulty_cases += bool(len(case.plan))
                     report.faults += len(case.plan)
+                if overclock:
+                    _count_conditions(report, case, opened[devices[0]])
                 for mismatch in _compare(case, opened, make):
                     report.mismatches.append(mismatch)
                     if len(report.mismatches) >= most_mismatches:
@@ -199,8 +229,22 @@ class Witness(Runtime):
 def run_case(case: Case, device: Device) -> list[Snapshot]:
     """A case on a device: what every launch left in memory."""
     witness = Witness(case, device)
-    witness.forward(case.x, writeback=case.writeback, plan=case.plan, first_image=case.first_image)
+    for plan in (case.plan, *case.others):
+        witness.forward(case.x, writeback=case.writeback, plan=plan, first_image=case.first_image)
     return witness.snapshots
+
+
+def _count_conditions(report: Report, case: Case, oracle: Device) -> None:
+    """Count what a case's conditions do, on the oracle."""
+    config = case.program.config
+    every = [None if plan is None else plan.conditions for plan in (case.plan, *case.others)]
+    report.clock_changes += sum(a != b for a, b in zip(every, every[1:], strict=False))
+    if not any(conditions is not None and conditions.banks(config) for conditions in every):
+        return
+    report.late_cases += 1
+    plain = [None if plan is None else plan.under(None) for plan in (case.plan, *case.others)]
+    without = run_case(replace(case, plan=plain[0], others=tuple(plain[1:])), oracle)
+    report.wrong_cases += _first_byte("", without, run_case(case, oracle)) is not None
 
 
 def _compare(case: Case, opened: dict[str, Device], make: Make) -> Iterator[Mismatch]:
@@ -284,6 +328,11 @@ def _shrink(case: Case, name: str, oracle: Device, device: Device) -> Case:
         return _difference(tried, name, device, run_case(tried, oracle)) is not None
 
     small = case
+    for plan in (case.plan, *case.others):
+        alone = replace(case, plan=plan, others=())
+        if case.others and fails(alone):
+            small = alone
+            break
     for change in ({"units": 1}, {"writeback": True}, {"plan": None}):
         tried = replace(small, **change)
         if fails(tried):
@@ -307,7 +356,8 @@ def _traced(case: Case, name: str, byte: Divergence, oracle: Device, probed: Dev
     witness = _TracingWitness(case, probed)
     failure = ""
     try:
-        witness.forward(case.x, writeback=case.writeback, plan=case.plan, first_image=case.first_image)
+        for plan in (case.plan, *case.others):
+            witness.forward(case.x, writeback=case.writeback, plan=plan, first_image=case.first_image)
     except DeviceError as error:
         failure = str(error)
     for number, (wanted, full) in enumerate(zip(expected, everything, strict=True)):
@@ -373,6 +423,8 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
             tensor = everything.regions[name].view(np.int8).reshape(region.shape)
             tensors[source] = layout.recover_features(tensor, channels)
         inputs[at] = gather(tensors, layer)
+    conditions = None if launch.plan is None else launch.plan.conditions
+    banks = {} if conditions is None else conditions.banks(config)
     jobs: list[Expected] = []
     unit = launch.units[0]
     loaded = False
@@ -398,6 +450,7 @@ def expected_jobs(snapshot: Snapshot, everything: Snapshot) -> list[Expected]:
                 records["shift"].copy(),
                 config,
                 loaded,
+                banks,
             )
         )
     return jobs

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hw import descriptor, events, params
-from hw.config import Config, ConfigError
+from hw.config import INTERFACE_VERSION, Config, ConfigError
 from hw.registers import REGISTERS
 from hw.verilog import generate
 
@@ -26,6 +30,8 @@ from hw.verilog import generate
         ({"weight_bytes": 1024}, "weight_bytes must hold at least 16 words of 128 bytes"),
         ({"arithmetic": "float"}, "arithmetic must be one of redline, pipecnn, not 'float'"),
         ({"arithmetic": 8}, "arithmetic must be str, not 8"),
+        ({"overclock": 33}, "overclock must be from 0 to 32, not 33"),
+        ({"overclock": True}, "overclock must be int, not True"),
         ({"pool_columns": 0}, "pool_columns must be from 1 to 4096, not 0"),
     ],
 )
@@ -39,6 +45,13 @@ def test_the_hash_tells_builds_apart_but_not_probes() -> None:
     assert Config().hash != Config(saboteur=True).hash
     assert Config().hash != Config(arithmetic="pipecnn").hash
     assert Config().hash == Config(probe=True).hash
+    assert Config().hash != Config(overclock=8).hash != Config(overclock=32).hash
+
+
+def test_a_plain_builds_identity_is_that_of_a_release_without_overclocking() -> None:
+    functional = {name: value for name, value in asdict(Config()).items() if name not in ("probe", "overclock")}
+    text = json.dumps({"interface": INTERFACE_VERSION, **functional}, sort_keys=True)
+    assert Config().hash == int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 @given(st.data())
@@ -73,3 +86,9 @@ def test_a_plain_build_has_no_trace_of_instrumentation() -> None:
     assert "saboteur" not in text
     assert "probe" not in text
     assert "flip" not in text.replace("flipped", "")
+    for trace in ("capture", "late_mask", "forget", "fresh", "restart", ".row", "overclock"):
+        assert trace not in text, trace
+    instrumented = generate(replace(config, overclock=4))
+    assert "redline_capture_accumulator" in instrumented
+    assert "late_masks" in instrumented
+    assert "lane_0" not in instrumented

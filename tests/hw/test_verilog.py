@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,11 @@ def lint(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, PIPECNN, Config()], ids=["wide", "deep", "narrow", "pipecnn", "default"])
+@pytest.mark.parametrize(
+    "config",
+    [*CONFIGS, PIPECNN, Config(), replace(CONFIGS[0], overclock=32)],
+    ids=["wide", "deep", "narrow", "pipecnn", "default", "overclock"],
+)
 def test_the_verilog_is_lint_clean(config: Config, tmp_path: Path) -> None:
     done = lint(verilog_for(config), tmp_path)
     assert done.returncode == 0, done.stderr

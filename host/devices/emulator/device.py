@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from weakref import finalize
 
 import numpy as np
@@ -25,6 +26,12 @@ from hw.config import Config
 
 log = logging.getLogger("redline.emulator")
 
+
+@cache
+def _say_once(what: str) -> None:
+    log.warning("the emulator has no kernels for %s: the reference computes them, which is much slower", what)
+
+
 PLANS = 8
 """Schedules whose feature maps are kept."""
 FEW = 1 << 8
@@ -36,7 +43,7 @@ class EmulatorDevice(ReferenceDevice):
 
     The kernels are built on first use and cached; they are the fastest that the processor has instructions for, and are
     tested against the reference when they are loaded. Where there is no compiler, the reference computes instead, which
-    a warning and `describe` say.
+    a warning and `describe` say; it does so for stuck bits in any case (`host.faults.stuck`).
 
     Parameters
     ----------
@@ -154,6 +161,9 @@ class EmulatorDevice(ReferenceDevice):
 
     def launch(self, launch: Launch) -> LaunchReport:
         if self.kernels is None:
+            return super().launch(launch)
+        if launch.plan is not None and launch.plan.conditions is not None and launch.plan.conditions.stuck:
+            _say_once("stuck bits")
             return super().launch(launch)
         plan = self._plan(launch, self.kernels)
         for name, fmap in plan.inputs.items():

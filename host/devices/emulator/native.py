@@ -58,6 +58,29 @@ class Events(ctypes.Structure):
     ]
 
 
+class Adder(ctypes.Structure):
+    """`Adder` of engine.h."""
+
+    _fields_ = [("groups", c_int64), ("masks", c_void_p), ("sign", c_void_p)]
+
+
+class Late(ctypes.Structure):
+    """`Late` of engine.h."""
+
+    _fields_ = [
+        ("x", Tensor),
+        ("sources", POINTER(Tensor)),
+        ("runs", c_void_p),
+        ("run_count", c_int64),
+        ("blocks", c_int64),
+        *((name, c_void_p) for name in ("channel", "count", "plane", "offsets", "weights", "sums")),
+        *((name, c_void_p) for name in ("start", "shift", "added")),
+        ("groups", c_int64),
+        ("masks", c_void_p),
+        ("adders", POINTER(Adder)),
+    ]
+
+
 class Layer(ctypes.Structure):
     """`Layer` of engine.h."""
 
@@ -80,6 +103,7 @@ class Layer(ctypes.Structure):
         *((name, c_void_p) for name in ("plain", "bias", "slots", "first")),
         *((name, c_int64) for name in ("planes", "span", "lanes", "vec", "in_order")),
         *((name, c_void_p) for name in ("ordered_offsets", "ordered", "ordered_sums")),
+        ("late", POINTER(Late)),
         ("mac", Events),
         ("feature", Events),
     ]

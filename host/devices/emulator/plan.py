@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ctypes
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.emulator import native
+from host.devices.emulator.late import LateLayer, Ordered
 from host.devices.emulator.maps import FeatureMap
 from host.devices.emulator.native import Kernels, Tensor
 from host.faults.plan import SITES, FaultPlan
@@ -19,6 +21,7 @@ from host.program.layers import Layer
 from host.schedule import memory
 from host.schedule.launch import Launch
 from hw.layout import ceil_div
+from hw.masks import BankMasks
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -41,6 +44,8 @@ class Packed:
     ordered: npt.NDArray[np.int8] | None = None
     """Convolutions' weights in the order of steps."""
     ordered_sums: Int32 | None = None
+    late: Ordered | None = None
+    """The same for a late clock, of any layer."""
 
 
 class Params(NamedTuple):
@@ -77,6 +82,7 @@ class Step:
     params: Params | None = None
     bound: tuple[Int32, ...] = ()
     faults: tuple[npt.NDArray[Any], ...] = ()
+    late: LateLayer | None = None
 
     @property
     def pixels(self) -> int:
@@ -104,6 +110,7 @@ class Plan:
         batched = {layer.name: layer.conv_shape[1] * layer.conv_shape[2] <= FEW_PIXELS for layer in layers}
         maps = _Maps(launch, kernels, layers, batched, turns)
         self.inputs = {name: maps.of(name) for name in launch.inputs}
+        self._maps = maps
         self.steps: list[Step] = []
         self.layers = (native.Layer * len(layers))()
         for number, (position, layer) in enumerate(zip(launch.positions, layers, strict=True)):
@@ -236,9 +243,11 @@ class Plan:
         """
         for step, to in zip(self.steps, self.layers, strict=True):
             to.mac.count = to.feature.count = 0
-            to.ordered, step.faults = None, ()
-        if launch.plan is None or not len(launch.plan):
+            to.ordered, to.late, step.faults = None, None, ()
+        if launch.plan is None or launch.plan.empty:
             return 0
+        if launch.plan.conditions is not None:
+            self._overclock(launch.plan.conditions.banks(self._config))
         applied = 0
         by_place = _by_place(launch.plan.images(launch.first_image, launch.batch))
         for position, step, to in zip(launch.positions, self.steps, self.layers, strict=True):
@@ -252,9 +261,32 @@ class Plan:
                 events.count = len(part)
                 applied += _applied(part, site, step)
             outputs = self.batch * step.layer.out_channels * step.pixels
-            if step.in_order and to.mac.count > dense_from * outputs:
+            if step.in_order and not to.late and to.mac.count > dense_from * outputs:
                 self._order(step, to)
         return applied
+
+    def _overclock(self, banks: Mapping[str, BankMasks]) -> None:
+        """Let all layers run on a clock for which these banks are late."""
+        if not banks:
+            return
+        for step, to in zip(self.steps, self.layers, strict=True):
+            weights, params, plain = step.weights, step.params, step.plain
+            assert weights is not None
+            assert params is not None
+            assert plain is not None
+            if step.late is None:
+                layer = step.layer
+                sources = [self._maps.of(name) for name in layer.sources]
+
+                def temporary(channels: int, layer: Layer = layer) -> FeatureMap:
+                    return self._maps.temporary(layer, channels)
+
+                step.late = LateLayer(layer, self._config, self._kernels, sources, to, step.in_order, temporary)
+            if weights.late is None:
+                weights.late = step.late.order(plain)
+            bias = step.bound[0]
+            step.late.bind(weights.late, bias, np.asarray(params.shift), params.bias, banks)
+            to.late = ctypes.pointer(step.late.native)
 
     def _order(self, step: Step, to: native.Layer) -> None:
         weights = step.weights
@@ -304,9 +336,10 @@ class _Maps:
     def of(self, source: str) -> FeatureMap:
         return self._maps[source]
 
-    def temporary(self, layer: Layer) -> FeatureMap:
+    def temporary(self, layer: Layer, channels: int | None = None) -> FeatureMap:
         """Where a layer's gathered input goes."""
-        return self._map(layer.in_shape, layer.padding, not self._batched[layer.name])
+        c, h, w = layer.in_shape
+        return self._map((channels or c, h, w), layer.padding, not self._batched[layer.name])
 
     def results(self, layer: Layer) -> tuple[FeatureMap, FeatureMap]:
         """Where a layer's convolution and its final output go."""

@@ -116,17 +116,18 @@ void requantise(const Layer &l, const int32_t *acc, int64_t at, int64_t count, u
 
 // ---- what is read
 
-void gather(const Layer &l, int64_t image) {
+// Fills an image of a map with channels of others.
+void gather(const Tensor &into, const Tensor *sources, const Run *runs, int64_t count, const Layer &l, int64_t image) {
     for (int64_t y = 0; y < l.in_h; y++)
-        for (int64_t r = 0; r < l.run_count; r++) {
-            const Run &run = l.runs[r];
-            const uint8_t *from = pixel_of(l.sources[run.source], image, y, 0) + run.from;
-            uint8_t *to = pixel_of(l.x, image, y, 0) + run.to;
-            const int64_t step = l.sources[run.source].pixel;
+        for (int64_t r = 0; r < count; r++) {
+            const Run &run = runs[r];
+            const uint8_t *from = pixel_of(sources[run.source], image, y, 0) + run.from;
+            uint8_t *to = pixel_of(into, image, y, 0) + run.to;
+            const int64_t step = sources[run.source].pixel;
             if (run.count == 1)
-                for (int64_t x = 0; x < l.in_w; x++) to[x * l.x.pixel] = from[x * step];
+                for (int64_t x = 0; x < l.in_w; x++) to[x * into.pixel] = from[x * step];
             else
-                for (int64_t x = 0; x < l.in_w; x++) std::memcpy(to + x * l.x.pixel, from + x * step, run.count);
+                for (int64_t x = 0; x < l.in_w; x++) std::memcpy(to + x * into.pixel, from + x * step, run.count);
         }
 }
 
@@ -411,6 +412,197 @@ void stepwise(const Layer &l, int64_t first, int64_t end) {
     }
 }
 
+// ---- late operand bits
+
+typedef uint32_t Words __attribute__((vector_size(64)));  // one word of each of 16 lanes
+
+Words words_at(const void *from) {
+    Words w;
+    std::memcpy(&w, from, sizeof w);
+    return w;
+}
+
+// Bits that have not arrived are those of the step before.
+inline Words see(Words now, Words before, Words seen) { return (now & seen) | (before & ~seen); }
+
+// The sum of a step's products, features counted as value + 128.
+inline Words step_sum(const uint8_t *window, const int32_t *offsets, const int8_t *weights, int64_t stride,
+                      int64_t quads, const int32_t *sums) {
+#if defined(LEVEL_VNNI)
+    __m512i sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(sums));
+    for (int64_t q = 0; q < quads; q++) {
+        int32_t four;
+        std::memcpy(&four, window + offsets[q], 4);
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(four), _mm512_loadu_si512(weights + q * stride));
+    }
+    return (Words)sum;
+#else
+    int32_t acc[BLOCK];
+    for (int i = 0; i < BLOCK; i++) acc[i] = -sums[i];
+    for (int64_t q = 0; q < quads; q++) tile<1, 1>(&window, offsets + q, 0, 1, weights + q * stride, acc);
+    return words_at(acc);
+#endif
+}
+
+// What the lanes' trees saw in the step before.
+struct Tree {
+    Words a[16], s[16];
+};
+
+// The sum of a step's products where operand bits of the tree may be late.
+Words tree_sum(const Layer &l, const Late &late, int64_t block, const uint8_t *window, const int32_t *offsets,
+               const int8_t *weights, int64_t stride, Tree &tree) {
+    typedef int32_t Signed __attribute__((vector_size(64)));
+    Words level[16];
+    for (int64_t v = 0; v < l.vec; v++) {
+        const int32_t x = int32_t(window[offsets[v / 4] + v % 4]) - ZERO;
+        const Signed w = (Signed)(words_at(weights + v / 4 * stride) << uint32_t(24 - 8 * (v % 4))) >> 24;
+        level[v] = (Words)(w * x);
+    }
+    int64_t adder = 0;
+    for (int64_t width = l.vec; width > 1; width /= 2)
+        for (int64_t i = 0; i < width / 2; i++, adder++) {
+            const Words a = level[2 * i], s = level[2 * i + 1];
+            const Adder &bank = late.adders[adder];
+            if (bank.groups) {
+                Words total = {};
+                const uint32_t *masks = bank.masks + block * bank.groups * 3 * BLOCK;
+                for (int64_t g = 0; g < bank.groups; g++, masks += 3 * BLOCK)
+                    total |= (see(a, tree.a[adder], words_at(masks)) + see(s, tree.s[adder], words_at(masks + BLOCK))) &
+                             words_at(masks + 2 * BLOCK);
+                const Words sign = words_at(bank.sign + block * BLOCK);
+                level[i] = (total ^ sign) - sign;
+                tree.a[adder] = a, tree.s[adder] = s;
+            } else {
+                level[i] = a + s;
+            }
+        }
+    return level[0];
+}
+
+// A flip of one accumulator: which row, when in it (pixel * steps + step), and where.
+struct LateFlip {
+    int64_t block, row, when;
+    int32_t lane;
+    uint32_t mask;
+};
+
+// R rows of outputs of one block; each begins with a history of zeros. Rows are counted through all images.
+template <int R>
+void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, int64_t row, const LateFlip *flip,
+               const LateFlip *flips_end) {
+    const int64_t steps = steps_of(l), quads = l.vec / 4, groups = late.groups;
+    const int64_t panel = block / PANEL * PANEL, stride = std::min<int64_t>(PANEL, late.blocks - panel) * 64;
+    const int8_t *weights = late.weights + panel * BLOCK * steps * l.vec + (block - panel) * 64;
+    const int32_t *sums = late.sums + block * steps * BLOCK;
+    const uint32_t *masks = late.masks + block * groups * 5 * BLOCK;
+    const Words bias = words_at(late.start + block * BLOCK), zero = {}, ones = ~zero;
+    Layer own = l;
+    own.shift = late.shift, own.added = late.added;
+    Words running[R], before_a[R], before_s[R];
+    const uint8_t *windows[R];
+    static thread_local std::vector<Tree> trees;
+    trees.assign(late.adders ? R : 0, Tree());
+    for (int r = 0; r < R; r++) running[r] = before_a[r] = before_s[r] = zero;
+    Words before_bias = zero, before_select = zero;
+    for (int64_t x = 0; x < l.out_w; x++) {
+        for (int r = 0; r < R; r++) {
+            const int64_t y = row + r;
+            windows[r] = pixel_of(late.x, image + y / l.out_h, y % l.out_h * l.stride_y - l.pad_y,
+                                  x * l.stride_x - l.pad_x) + late.plane[block];
+        }
+        for (int64_t step = 0; step < steps; step++) {
+            const int8_t *w = weights + step * quads * stride;
+            const int32_t *offsets = late.offsets + step * quads;
+            Words sum[R];
+            for (int r = 0; r < R; r++)
+                sum[r] = late.adders ? tree_sum(l, late, block, windows[r], offsets, w, stride, trees[r])
+                                     : step_sum(windows[r], offsets, w, stride, quads, sums + step * BLOCK);
+            if (!groups) {
+                for (int r = 0; r < R; r++) running[r] = (step ? running[r] : bias) + sum[r];
+            } else {
+                Words total[R];
+                for (int r = 0; r < R; r++) total[r] = zero;
+                const uint32_t *m = masks;
+                if (step > 1) {
+                    for (int64_t g = 0; g < groups; g++, m += 5 * BLOCK) {
+                        const Words a = words_at(m), s = words_at(m + BLOCK), outputs = words_at(m + 2 * BLOCK);
+                        for (int r = 0; r < R; r++)
+                            total[r] |= (see(running[r], before_a[r], a) + see(sum[r], before_s[r], s)) & outputs;
+                    }
+                } else {
+                    // The load multiplexer's select changes, and may be late.
+                    const Words select = step ? zero : ones;
+                    for (int64_t g = 0; g < groups; g++, m += 5 * BLOCK) {
+                        const Words a = words_at(m), s = words_at(m + BLOCK), outputs = words_at(m + 2 * BLOCK);
+                        const Words loaded = see(bias, before_bias, words_at(m + 3 * BLOCK));
+                        const Words chosen = see(select, before_select, words_at(m + 4 * BLOCK));
+                        for (int r = 0; r < R; r++) {
+                            const Words operand = see(loaded, see(running[r], before_a[r], a), chosen);
+                            total[r] |= (operand + see(sum[r], before_s[r], s)) & outputs;
+                        }
+                    }
+                    before_bias = bias, before_select = select;
+                }
+                for (int r = 0; r < R; r++) before_a[r] = running[r], before_s[r] = sum[r], running[r] = total[r];
+            }
+            for (; flip < flips_end && flip->when == x * steps + step; flip++) {
+                uint32_t lanes[BLOCK];
+                std::memcpy(lanes, &running[flip->row - row], sizeof lanes);
+                lanes[flip->lane] ^= flip->mask;
+                running[flip->row - row] = words_at(lanes);
+            }
+        }
+        // With a single step, the select stays.
+        for (int r = 0; r < R; r++) {
+            int32_t acc[BLOCK];
+            std::memcpy(acc, &running[r], sizeof acc);
+            const int64_t y = row + r;
+            requantise(own, acc, block * BLOCK, late.count[block],
+                       pixel_of(l.conv, image + y / l.out_h, y % l.out_h, x) + late.channel[block]);
+        }
+        before_select = steps == 1 ? ones : zero;
+    }
+}
+
+void overclocked(const Layer &l, int64_t first, int64_t end) {
+    constexpr int TOGETHER = 4;
+    const Late &late = *l.late;
+    if (late.run_count)
+        for (int64_t image = first; image < end; image++) gather(late.x, late.sources, late.runs, late.run_count, l, image);
+    static thread_local std::vector<LateFlip> flips;
+    flips.clear();
+    const int64_t rows = (end - first) * l.out_h, steps = steps_of(l);
+    const auto [from, to] = range(l.mac, first, end);
+    for (int64_t e = from; e < to; e++) {
+        const int64_t output = l.mac.output[e], m = output / (l.out_h * l.out_w);
+        const int64_t block = std::upper_bound(late.channel, late.channel + late.blocks, m) - late.channel - 1;
+        const int64_t row = (l.mac.image[e] - first) * l.out_h + output / l.out_w % l.out_h;
+        flips.push_back({block, row, output % l.out_w * steps + l.mac.step[e], int32_t(m - late.channel[block]),
+                         uint32_t(1) << l.mac.bit[e]});
+    }
+    // Rows that are computed together meet their flips in the order of time.
+    const int64_t whole = rows / TOGETHER * TOGETHER;
+    const auto turn = [&](int64_t row) { return row < whole ? row / TOGETHER : row; };
+    std::sort(flips.begin(), flips.end(), [&](const LateFlip &a, const LateFlip &b) {
+        if (a.block != b.block) return a.block < b.block;
+        if (turn(a.row) != turn(b.row)) return a.row < b.row;
+        return a.when < b.when;
+    });
+    const LateFlip *flip = flips.data(), *stop = flip + flips.size();
+    for (int64_t block = 0; block < late.blocks; block++)
+        for (int64_t row = 0; row < rows;) {
+            const int together = row < whole ? TOGETHER : 1;
+            const LateFlip *mine = flip;
+            while (flip < stop && flip->block == block && flip->row < row + together) flip++;
+            if (together == TOGETHER)
+                late_rows<TOGETHER>(l, late, block, first, row, mine, flip);
+            else
+                late_rows<1>(l, late, block, first, row, mine, flip);
+            row += together;
+        }
+}
+
 void flip_features(const Layer &l, int64_t first, int64_t end) {
     const auto [from, to] = range(l.feature, first, end);
     const int64_t height = l.pool_kernel ? l.pool_h : l.out_h, width = l.pool_kernel ? l.pool_w : l.out_w;
@@ -424,8 +616,10 @@ void flip_features(const Layer &l, int64_t first, int64_t end) {
 
 void compute(const Layer &l, int64_t first, int64_t end) {
     if (l.run_count)
-        for (int64_t image = first; image < end; image++) gather(l, image);
-    if (l.mac.count && l.ordered) {
+        for (int64_t image = first; image < end; image++) gather(l.x, l.sources, l.runs, l.run_count, l, image);
+    if (l.late) {
+        overclocked(l, first, end);
+    } else if (l.mac.count && l.ordered) {
         stepwise(l, first, end);
     } else {
         if (l.kind == DEPTHWISE)

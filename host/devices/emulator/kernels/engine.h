@@ -28,6 +28,30 @@ struct Run {
     int64_t source, from, to, count;
 };
 
+// One two-operand adder of the lanes' trees whose operand bits may be late.
+struct Adder {
+    int64_t groups;         // of output bits with equal masks; 0: in time
+    const uint32_t *masks;  // [block][group][a, s, outputs][16]
+    const uint32_t *sign;   // [block][16]: the highest bit
+};
+
+// A layer under a clock that some operand bits miss. Outputs are in blocks of 16 that read the same planes.
+struct Late {
+    Tensor x;  // the planes that steps read; with runs, it is filled from the sources first
+    const Tensor *sources;
+    const Run *runs;
+    int64_t run_count, blocks;
+    const int64_t *channel, *count;  // first output of each block, and how many
+    const int64_t *plane;            // the first plane that each reads, in bytes
+    const int32_t *offsets;          // of each quad, in the order of steps
+    const int8_t *weights;           // as `ordered`
+    const int32_t *sums;             // [block][step][16]: 128 times the weights of a step
+    const int32_t *start, *shift, *added;  // [block][16]
+    int64_t groups;                  // of the accumulators; 0: in time
+    const uint32_t *masks;           // [block][group][a, s, outputs, bias, select][16]
+    const Adder *adders;             // of the tree, level by level; none: all in time
+};
+
 struct Layer {
     int64_t kind;
     int64_t batched;  // all images at once, instead of image by image
@@ -57,6 +81,7 @@ struct Layer {
     const int32_t *ordered_offsets;  // as `offsets`, in the order of steps
     const int8_t *ordered;           // as `weights`, in the order of steps
     const int32_t *ordered_sums;     // [block][step][16]: 128 times the weights of the steps up to this one
+    const Late *late;
     Events mac, feature;
 };
 
