@@ -6,8 +6,11 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,15 +18,26 @@ from host import models
 from host.compiler import compile as compiler
 from host.devices.emulator.device import EmulatorDevice
 from host.devices.runtime import Runtime
+from host.faults.conditions import Clock, Conditions
 from host.faults.models import SoftErrors
+from host.faults.plan import FaultPlan
 from host.training.twin import attach
+from host.verification.overclocked import random_table
 from hw.config import Config
+from hw.delays import Table
+from hw.errors import RedlineError
 
 CONFIG = Config(pool_columns=128)
 """The default accelerator, with pooled rows wide enough for VGG-16."""
 RATE = 1e-6
 """Accumulator flips per MAC result."""
 SEED = 1
+ROUTED = Path(__file__).parents[1] / "sim" / "timing" / "tables" / "ecp5-16x8-seed1.json"
+"""Delays of the default accelerator as routed."""
+MOST_GROUPS = 3
+"""Groups of output bits in the accumulators' masks at the clock that `fp32_over_overclock` is of."""
+DEEPER = (0.85, 0.8, 0.75)
+"""Clock periods beyond it, as shares of the safe one."""
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"alexnet": models.alexnet, "vgg16": models.vgg16}
 FORWARD_ROUNDS = {("alexnet", 1): 15, ("alexnet", 16): 7, ("vgg16", 1): 7, ("vgg16", 16): 3}
 """Rounds of each network and batch."""
@@ -37,7 +51,7 @@ STEP_BATCH = 16
 Progress = Callable[[str], None]
 
 
-def measure(progress: Progress = lambda _: None) -> dict[str, Any]:
+def measure(progress: Progress = lambda _: None, table: Table | None = None) -> dict[str, Any]:
     """Time forward passes and training steps.
 
     Forward passes are timed from images to the last layer's output: float32 through the network's own modules, the
@@ -45,18 +59,30 @@ def measure(progress: Progress = lambda _: None) -> dict[str, Any]:
     zeroing gradients, forward, loss, backward, SGD with momentum; the emulator's also requantise and pack every layer's
     weights. All contenders of a row take turns, and each is judged by its median.
 
+    Parameters
+    ----------
+    progress : callable (what is measured)
+    table : Table, optional
+        Delays for the overclocked passes; by default those of the array as routed, or where they are not there, random
+        ones.
+
     Returns
     -------
     dict
         fp32_over_clean : float32 forward time over the emulator's, the worst over networks and batches
+        fp32_over_overclock : the same for the emulator on the fastest clock with at most `MOST_GROUPS` groups of late
+        bits in the accumulators and none elsewhere
         sparse_fault_overhead_1e-6 : time that a drawn plan of that rate per MAC result adds, over the clean time
         step_over_fp32 : time of a training step over float32's, by network
-        kernels, threads, forward, steps : of the measurement; times in ms
+        deeper : AlexNet at faster clocks, with the groups of each late bank
+        table, kernels, threads, forward, steps : of the measurement; times in ms of processor time
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = [_forward(name, batch, progress) for name in NETWORKS for batch in (1, 16)]
+        table = table or (Table.load(ROUTED) if ROUTED.exists() else _random_table())
+        rows = [_forward(name, batch, table, progress) for name in NETWORKS for batch in (1, 16)]
+        deeper = _deeper(table, progress)
         steps = [_step(name, progress) for name in STEPS]
         with EmulatorDevice(CONFIG) as device:
             kernels = device.describe()
@@ -64,8 +90,11 @@ def measure(progress: Progress = lambda _: None) -> dict[str, Any]:
         torch.set_num_threads(before)
     return {
         "fp32_over_clean": min(row["fp32_over_clean"] for row in rows),
+        "fp32_over_overclock": min(row["fp32_over_overclock"] for row in rows),
         "sparse_fault_overhead_1e-6": max(row["sparse_fault_overhead_1e-6"] for row in rows),
         "step_over_fp32": {row["network"]: row["step_over_fp32"] for row in steps},
+        "deeper": deeper,
+        "table": f"{table.part} {table.package} seed {table.seed}, {table.hash[:12]}",
         "kernels": kernels,
         "threads": 1,
         "forward": rows,
@@ -73,7 +102,32 @@ def measure(progress: Progress = lambda _: None) -> dict[str, Any]:
     }
 
 
-def _forward(name: str, batch: int, progress: Progress) -> dict[str, Any]:
+def _random_table() -> Table:
+    """As in a routed array, the accumulators are the last to arrive."""
+    table = random_table(np.random.default_rng(SEED), CONFIG)
+    lanes = tuple(tuple(b if b.name == "accumulator" else b.scaled(0.5) for b in lane) for lane in table.lanes)
+    return replace(table, lanes=lanes)
+
+
+def _conditions(table: Table) -> Conditions:
+    """The fastest clock at which only the accumulators are late, in few groups."""
+    fastest: Conditions | None = None
+    for percent in range(99, 50, -1):
+        tried = Conditions(Clock(table, table.onset_ps * percent // 100, 1.0))
+        banks = tried.banks(CONFIG)
+        if set(banks) != {"accumulator"} or banks["accumulator"].groups > MOST_GROUPS:
+            break
+        fastest = tried
+    if fastest is None:
+        raise BenchError("no clock of this delay table makes few bits of the accumulators late: use another table")
+    return fastest
+
+
+class BenchError(RedlineError, RuntimeError):
+    """The benchmark cannot measure what it is for; the message says why."""
+
+
+def _forward(name: str, batch: int, table: Table, progress: Progress) -> dict[str, Any]:
     progress(f"{name}, batch {batch}")
     torch.manual_seed(SEED)
     net = NETWORKS[name]().eval()
@@ -83,6 +137,8 @@ def _forward(name: str, batch: int, progress: Progress) -> dict[str, Any]:
     start = time.process_time()
     plan = SoftErrors(RATE, per="mac").draw(program, 0, batch, SEED)
     drawing = time.process_time() - start
+    late = _conditions(table)
+    clocked = FaultPlan.of(program.names).under(late)
     with EmulatorDevice(CONFIG) as device, torch.no_grad():
         runtime = Runtime(program, device)
         seconds = _in_turns(
@@ -90,6 +146,7 @@ def _forward(name: str, batch: int, progress: Progress) -> dict[str, Any]:
                 "fp32": lambda: net(x),
                 "clean": lambda: runtime.forward(images, writeback=False),
                 "sparse": lambda: runtime.forward(images, writeback=False, plan=plan),
+                "overclock": lambda: runtime.forward(images, writeback=False, plan=clocked),
             },
             FORWARD_ROUNDS[name, batch],
         )
@@ -100,12 +157,41 @@ def _forward(name: str, batch: int, progress: Progress) -> dict[str, Any]:
         "fp32_ms": _ms(seconds["fp32"]),
         "clean_ms": _ms(seconds["clean"]),
         "sparse_ms": _ms(seconds["sparse"]),
+        "overclock_ms": _ms(seconds["overclock"]),
+        "overclock_groups": late.banks(CONFIG)["accumulator"].groups,
+        "fp32_over_overclock": round(seconds["fp32"] / seconds["overclock"], 3),
         "fp32_over_clean": round(seconds["fp32"] / seconds["clean"], 3),
         "sparse_fault_overhead_1e-6": round(seconds["sparse"] / seconds["clean"] - 1, 4),
         "events": len(plan),
         "drawing_ms": _ms(drawing),
         "clean_gmac_per_s": round(macs * batch / seconds["clean"] / 1e9, 1),
     }
+
+
+def _deeper(table: Table, progress: Progress) -> list[dict[str, Any]]:
+    """AlexNet on faster clocks, one image."""
+    progress("alexnet, faster clocks")
+    torch.manual_seed(SEED)
+    net, x = models.alexnet().eval(), torch.randn(1, 3, 224, 224)
+    program = compiler.compile(net, CONFIG, calibrate=x)
+    images = program.quantise_input(x)
+    with EmulatorDevice(CONFIG) as device, torch.no_grad():
+        runtime = Runtime(program, device)
+        contenders: dict[str, Callable[[], Any]] = {"fp32": lambda: net(x)}
+        clocks = {share: Conditions(Clock(table, round(share * table.onset_ps), 1.0)) for share in DEEPER}
+        for share, conditions in clocks.items():
+            plan = FaultPlan.of(program.names).under(conditions)
+            contenders[f"{share}"] = lambda plan=plan: runtime.forward(images, writeback=False, plan=plan)
+        seconds = _in_turns(contenders, FORWARD_ROUNDS["alexnet", 1])
+    return [
+        {
+            "period_of_safe": share,
+            "groups": {bank: masks.groups for bank, masks in conditions.banks(CONFIG).items()},
+            "ms": _ms(seconds[f"{share}"]),
+            "fp32_over_overclock": round(seconds["fp32"] / seconds[f"{share}"], 3),
+        }
+        for share, conditions in clocks.items()
+    ]
 
 
 def _row(shape: tuple[int, ...]) -> int:
