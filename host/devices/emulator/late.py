@@ -32,7 +32,7 @@ class Ordered:
 
     weights: Int8
     sums: npt.NDArray[np.int32]
-    """128 times those of a step, shape (blocks, steps, 16)."""
+    """-128 times those of a step, shape (blocks, steps, 16)."""
 
 
 class Blocks:
@@ -128,8 +128,8 @@ class LateLayer:
         per_step = self._config.vec // 4
         packed, _ = self._kernels.pack(weight, 1, per_step)
         total = self._kernels.prefix_sums(packed, len(weight), self._steps, per_step)
-        sums = total.copy()
-        sums[:, 1:] -= total[:, :-1]
+        sums = -total
+        sums[:, 1:] += total[:, :-1]
         return Ordered(packed, sums)
 
     def bind(

@@ -422,14 +422,24 @@ Words words_at(const void *from) {
     return w;
 }
 
-// Bits that have not arrived are those of the step before.
-inline Words see(Words now, Words before, Words seen) { return (now & seen) | (before & ~seen); }
-
-// The sum of a step's products, features counted as value + 128.
-inline Words step_sum(const uint8_t *window, const int32_t *offsets, const int8_t *weights, int64_t stride,
-                      int64_t quads, const int32_t *sums) {
 #if defined(LEVEL_VNNI)
-    __m512i sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(sums));
+// Bits that have not arrived are those of the step before.
+inline Words see(Words now, Words before, Words seen) {
+    return (Words)_mm512_ternarylogic_epi32((__m512i)seen, (__m512i)now, (__m512i)before, 0xCA);
+}
+inline Words with(Words total, Words sum, Words outputs) {
+    return (Words)_mm512_ternarylogic_epi32((__m512i)total, (__m512i)sum, (__m512i)outputs, 0xF8);
+}
+#else
+inline Words see(Words now, Words before, Words seen) { return (now & seen) | (before & ~seen); }
+inline Words with(Words total, Words sum, Words outputs) { return total | (sum & outputs); }
+#endif
+
+// The sum of a step's products; `less` is what features counted as value + 128 give too much, negated.
+inline Words step_sum(const uint8_t *window, const int32_t *offsets, const int8_t *weights, int64_t stride,
+                      int64_t quads, Words less) {
+#if defined(LEVEL_VNNI)
+    __m512i sum = (__m512i)less;
     for (int64_t q = 0; q < quads; q++) {
         int32_t four;
         std::memcpy(&four, window + offsets[q], 4);
@@ -438,7 +448,7 @@ inline Words step_sum(const uint8_t *window, const int32_t *offsets, const int8_
     return (Words)sum;
 #else
     int32_t acc[BLOCK];
-    for (int i = 0; i < BLOCK; i++) acc[i] = -sums[i];
+    std::memcpy(acc, &less, sizeof acc);
     for (int64_t q = 0; q < quads; q++) tile<1, 1>(&window, offsets + q, 0, 1, weights + q * stride, acc);
     return words_at(acc);
 #endif
@@ -468,8 +478,9 @@ Words tree_sum(const Layer &l, const Late &late, int64_t block, const uint8_t *w
                 Words total = {};
                 const uint32_t *masks = bank.masks + block * bank.groups * 3 * BLOCK;
                 for (int64_t g = 0; g < bank.groups; g++, masks += 3 * BLOCK)
-                    total |= (see(a, tree.a[adder], words_at(masks)) + see(s, tree.s[adder], words_at(masks + BLOCK))) &
-                             words_at(masks + 2 * BLOCK);
+                    total = with(total,
+                                 see(a, tree.a[adder], words_at(masks)) + see(s, tree.s[adder], words_at(masks + BLOCK)),
+                                 words_at(masks + 2 * BLOCK));
                 const Words sign = words_at(bank.sign + block * BLOCK);
                 level[i] = (total ^ sign) - sign;
                 tree.a[adder] = a, tree.s[adder] = s;
@@ -487,81 +498,113 @@ struct LateFlip {
     uint32_t mask;
 };
 
+// Rows of outputs of one block, computed together: their accumulators, and what these saw in the step before.
+template <int R> struct Rows {
+    Words running[R], before_a[R], before_s[R], before_bias, before_select;
+    const uint8_t *windows[R];
+    Tree *trees;
+};
+
+// Steps first to end - 1 of one output of each row. G: groups, or 0 if only known at run time; TREE: some may be late.
+template <int R, int G, bool TREE>
+void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int64_t end, Rows<R> &rows) {
+    const int64_t steps = steps_of(l), quads = l.vec / 4, groups = G ? G : late.groups;
+    const int64_t panel = block / PANEL * PANEL, stride = std::min<int64_t>(PANEL, late.blocks - panel) * 64;
+    const int8_t *weights = late.weights + panel * BLOCK * steps * l.vec + (block - panel) * 64;
+    const int32_t *less = late.sums + block * steps * BLOCK;
+    const uint32_t *masks = late.masks + block * groups * 5 * BLOCK;
+    const Words bias = words_at(late.start + block * BLOCK), zero = {}, ones = ~zero;
+    // Local, for the compiler to keep them in registers.
+    Words running[R], before_a[R], before_s[R];
+    for (int r = 0; r < R; r++)
+        running[r] = rows.running[r], before_a[r] = rows.before_a[r], before_s[r] = rows.before_s[r];
+    for (int64_t step = first; step < end; step++) {
+        const int8_t *w = weights + step * quads * stride;
+        const int32_t *offsets = late.offsets + step * quads;
+        const Words off = words_at(less + step * BLOCK);
+        Words sum[R], total[R];
+        for (int r = 0; r < R; r++) {
+            sum[r] = TREE ? tree_sum(l, late, block, rows.windows[r], offsets, w, stride, rows.trees[r])
+                          : step_sum(rows.windows[r], offsets, w, stride, quads, off);
+            total[r] = zero;
+        }
+        if (!groups) {
+            for (int r = 0; r < R; r++) running[r] = (step ? running[r] : bias) + sum[r];
+            continue;
+        }
+        const uint32_t *m = masks;
+        if (step > 1) {
+            for (int64_t g = 0; g < groups; g++, m += 5 * BLOCK) {
+                const Words a = words_at(m), s = words_at(m + BLOCK), outputs = words_at(m + 2 * BLOCK);
+                for (int r = 0; r < R; r++)
+                    total[r] = with(total[r], see(running[r], before_a[r], a) + see(sum[r], before_s[r], s), outputs);
+            }
+        } else {
+            // The load multiplexer's select changes, and may be late.
+            const Words select = step ? zero : ones;
+            for (int64_t g = 0; g < groups; g++, m += 5 * BLOCK) {
+                const Words a = words_at(m), s = words_at(m + BLOCK), outputs = words_at(m + 2 * BLOCK);
+                const Words loaded = see(bias, rows.before_bias, words_at(m + 3 * BLOCK));
+                const Words chosen = see(select, rows.before_select, words_at(m + 4 * BLOCK));
+                for (int r = 0; r < R; r++) {
+                    const Words operand = see(loaded, see(running[r], before_a[r], a), chosen);
+                    total[r] = with(total[r], operand + see(sum[r], before_s[r], s), outputs);
+                }
+            }
+            rows.before_bias = bias, rows.before_select = select;
+        }
+        for (int r = 0; r < R; r++) before_a[r] = running[r], before_s[r] = sum[r], running[r] = total[r];
+    }
+    for (int r = 0; r < R; r++)
+        rows.running[r] = running[r], rows.before_a[r] = before_a[r], rows.before_s[r] = before_s[r];
+}
+
+template <int R> auto advance_of(const Late &late) {
+    if (late.adders) return advance<R, 0, true>;
+    switch (late.groups) {
+    case 1: return advance<R, 1, false>;
+    case 2: return advance<R, 2, false>;
+    case 3: return advance<R, 3, false>;
+    default: return advance<R, 0, false>;
+    }
+}
+
 // R rows of outputs of one block; each begins with a history of zeros. Rows are counted through all images.
 template <int R>
 void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, int64_t row, const LateFlip *flip,
-               const LateFlip *flips_end) {
-    const int64_t steps = steps_of(l), quads = l.vec / 4, groups = late.groups;
-    const int64_t panel = block / PANEL * PANEL, stride = std::min<int64_t>(PANEL, late.blocks - panel) * 64;
-    const int8_t *weights = late.weights + panel * BLOCK * steps * l.vec + (block - panel) * 64;
-    const int32_t *sums = late.sums + block * steps * BLOCK;
-    const uint32_t *masks = late.masks + block * groups * 5 * BLOCK;
-    const Words bias = words_at(late.start + block * BLOCK), zero = {}, ones = ~zero;
-    Layer own = l;
-    own.shift = late.shift, own.added = late.added;
-    Words running[R], before_a[R], before_s[R];
-    const uint8_t *windows[R];
+               const LateFlip *stop) {
+    const int64_t steps = steps_of(l);
+    const auto go = advance_of<R>(late);
     static thread_local std::vector<Tree> trees;
     trees.assign(late.adders ? R : 0, Tree());
-    for (int r = 0; r < R; r++) running[r] = before_a[r] = before_s[r] = zero;
-    Words before_bias = zero, before_select = zero;
+    Rows<R> rows = {};
+    rows.trees = trees.data();
+    Layer own = l;
+    own.shift = late.shift, own.added = late.added;
     for (int64_t x = 0; x < l.out_w; x++) {
         for (int r = 0; r < R; r++) {
             const int64_t y = row + r;
-            windows[r] = pixel_of(late.x, image + y / l.out_h, y % l.out_h * l.stride_y - l.pad_y,
-                                  x * l.stride_x - l.pad_x) + late.plane[block];
+            rows.windows[r] = pixel_of(late.x, image + y / l.out_h, y % l.out_h * l.stride_y - l.pad_y,
+                                       x * l.stride_x - l.pad_x) + late.plane[block];
         }
-        for (int64_t step = 0; step < steps; step++) {
-            const int8_t *w = weights + step * quads * stride;
-            const int32_t *offsets = late.offsets + step * quads;
-            Words sum[R];
-            for (int r = 0; r < R; r++)
-                sum[r] = late.adders ? tree_sum(l, late, block, windows[r], offsets, w, stride, trees[r])
-                                     : step_sum(windows[r], offsets, w, stride, quads, sums + step * BLOCK);
-            if (!groups) {
-                for (int r = 0; r < R; r++) running[r] = (step ? running[r] : bias) + sum[r];
-            } else {
-                Words total[R];
-                for (int r = 0; r < R; r++) total[r] = zero;
-                const uint32_t *m = masks;
-                if (step > 1) {
-                    for (int64_t g = 0; g < groups; g++, m += 5 * BLOCK) {
-                        const Words a = words_at(m), s = words_at(m + BLOCK), outputs = words_at(m + 2 * BLOCK);
-                        for (int r = 0; r < R; r++)
-                            total[r] |= (see(running[r], before_a[r], a) + see(sum[r], before_s[r], s)) & outputs;
-                    }
-                } else {
-                    // The load multiplexer's select changes, and may be late.
-                    const Words select = step ? zero : ones;
-                    for (int64_t g = 0; g < groups; g++, m += 5 * BLOCK) {
-                        const Words a = words_at(m), s = words_at(m + BLOCK), outputs = words_at(m + 2 * BLOCK);
-                        const Words loaded = see(bias, before_bias, words_at(m + 3 * BLOCK));
-                        const Words chosen = see(select, before_select, words_at(m + 4 * BLOCK));
-                        for (int r = 0; r < R; r++) {
-                            const Words operand = see(loaded, see(running[r], before_a[r], a), chosen);
-                            total[r] |= (operand + see(sum[r], before_s[r], s)) & outputs;
-                        }
-                    }
-                    before_bias = bias, before_select = select;
-                }
-                for (int r = 0; r < R; r++) before_a[r] = running[r], before_s[r] = sum[r], running[r] = total[r];
-            }
-            for (; flip < flips_end && flip->when == x * steps + step; flip++) {
-                uint32_t lanes[BLOCK];
-                std::memcpy(lanes, &running[flip->row - row], sizeof lanes);
-                lanes[flip->lane] ^= flip->mask;
-                running[flip->row - row] = words_at(lanes);
-            }
+        int64_t done = 0;
+        for (; flip < stop && flip->when < (x + 1) * steps; flip++) {
+            const int64_t after = flip->when - x * steps + 1;
+            if (after > done) go(l, late, block, done, after, rows);
+            done = after;
+            uint32_t lanes[BLOCK];
+            std::memcpy(lanes, &rows.running[flip->row - row], sizeof lanes);
+            lanes[flip->lane] ^= flip->mask;
+            rows.running[flip->row - row] = words_at(lanes);
         }
-        // With a single step, the select stays.
+        if (done < steps) go(l, late, block, done, steps, rows);
         for (int r = 0; r < R; r++) {
             int32_t acc[BLOCK];
-            std::memcpy(acc, &running[r], sizeof acc);
+            std::memcpy(acc, &rows.running[r], sizeof acc);
             const int64_t y = row + r;
             requantise(own, acc, block * BLOCK, late.count[block],
                        pixel_of(l.conv, image + y / l.out_h, y % l.out_h, x) + late.channel[block]);
         }
-        before_select = steps == 1 ? ones : zero;
     }
 }
 

@@ -45,7 +45,7 @@ struct Late {
     const int64_t *plane;            // the first plane that each reads, in bytes
     const int32_t *offsets;          // of each quad, in the order of steps
     const int8_t *weights;           // as `ordered`
-    const int32_t *sums;             // [block][step][16]: 128 times the weights of a step
+    const int32_t *sums;             // [block][step][16]: -128 times the weights of a step
     const int32_t *start, *shift, *added;  // [block][16]
     int64_t groups;                  // of the accumulators; 0: in time
     const uint32_t *masks;           // [block][group][a, s, outputs, bias, select][16]
