@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def _deeper(table: Table, progress: Progress) -> list[dict[str, Any]]:
         clocks = {share: Conditions(Clock(table, round(share * table.onset_ps), 1.0)) for share in DEEPER}
         for share, conditions in clocks.items():
             plan = FaultPlan.of(program.names).under(conditions)
-            contenders[f"{share}"] = lambda plan=plan: runtime.forward(images, writeback=False, plan=plan)
+            contenders[f"{share}"] = partial(runtime.forward, images, writeback=False, plan=plan)
         seconds = _in_turns(contenders, FORWARD_ROUNDS["alexnet", 1])
     return [
         {

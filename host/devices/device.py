@@ -123,6 +123,10 @@ class Device(ABC):
         """The device's layout back to NCHW (dataLayoutRecover)."""
         return layout.recover_features(x, channels)
 
+    def describe(self) -> str:
+        """What computes, in a line."""
+        return self.name
+
     def close(self) -> None:  # noqa: B027 - optional to override
         """Release processes, files and handles. The device cannot be used afterwards."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -261,13 +262,13 @@ def extents(program: Program, layer: int, site: str) -> tuple[int, int]:
     """(outputs, steps) of a layer's fault space at a site, per image; (0, 1) where the layer has no such site."""
     it = program.layers[layer]
     if site == "weight":
-        return int(np.prod(it.weight_shape)), 1
+        return math.prod(it.weight_shape), 1
     if site == "input":
-        return (int(np.prod(program.stored_input_shape)) if layer == 0 else 0), 1
+        return (math.prod(program.stored_input_shape) if layer == 0 else 0), 1
     if site == "feature":
-        return int(np.prod(it.out_shape)), 1
+        return math.prod(it.out_shape), 1
     if site == "mac":
-        return int(np.prod(it.conv_shape)), arrangement.steps(it, program.config)
+        return math.prod(it.conv_shape), arrangement.steps(it, program.config)
     raise ValueError(f"unknown fault site {site!r}; there are {', '.join(SITES)}")
 
 
