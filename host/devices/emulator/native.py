@@ -181,8 +181,14 @@ def _function(library: ctypes.CDLL, name: str, level: str, *arguments: Any) -> A
     return function
 
 
-def build(*, sources: Path = SOURCES, directory: Path | None = None, compiler: str | None = None) -> Path:
-    """The shared object with all kinds of kernels that this kind of processor may have; built if it is not cached.
+def build(
+    *,
+    sources: Path = SOURCES,
+    directory: Path | None = None,
+    compiler: str | None = None,
+    levels: tuple[str, ...] | None = None,
+) -> Path:
+    """The shared object with all kinds of kernels that this sort of processor may have; built if it is not cached.
 
     Parameters
     ----------
@@ -191,6 +197,8 @@ def build(*, sources: Path = SOURCES, directory: Path | None = None, compiler: s
         The cache instead of `sim.cache.cache_directory()`.
     compiler : str, optional
         Search path for the compiler instead of PATH.
+    levels : tuple of str, optional
+        Only these.
 
     Raises
     ------
@@ -202,7 +210,7 @@ def build(*, sources: Path = SOURCES, directory: Path | None = None, compiler: s
     except ToolError as error:
         raise KernelError(str(error)) from error
     texts = {path.name: path.read_text() for path in sorted(sources.iterdir()) if path.suffix in (".cpp", ".h")}
-    levels = available_levels()
+    levels = available_levels() if levels is None else levels
     flags = {level: LEVELS[level] for level in levels}
     key = digest(
         {
