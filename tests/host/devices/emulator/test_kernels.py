@@ -1,4 +1,4 @@
-"""Every kind of kernels gives the contract's integers: against the executor's arithmetic, plain loops, the reference."""
+"""Every kind of kernels gives the contract's integers: checked by the executor, by plain loops, by the reference."""
 
 from __future__ import annotations
 
