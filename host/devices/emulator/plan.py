@@ -221,8 +221,7 @@ class Plan:
         layer = step.layer
         pipecnn = bool(to.pipecnn)
         bias = np.zeros_like(params.bias) if pipecnn else params.bias
-        with np.errstate(over="ignore"):
-            start = bias - np.int32(128) * weights.sums
+        start = bias - 128 * weights.sums  # arrays wrap, as accumulators do
         groups = layer.groups if step.kind == CONVOLUTION else 1
         step.bound = (
             np.ascontiguousarray(bias, np.int32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def layers(draw: st.DrawFn) -> Layer:
     _, oh, ow = layer.conv_shape
     if draw(st.booleans()) and min(oh, ow) >= 2:
         pool = Pool(draw(st.integers(2, min(3, oh, ow))), draw(st.integers(1, 3)), draw(st.integers(0, 1)))
-        layer = Layer(**{**layer.__dict__, "pool": pool})
+        layer = replace(layer, pool=pool)
     return layer
 
 
@@ -114,7 +115,7 @@ def test_random_networks_give_what_plain_loops_give(kernels: Kernels, number: in
 def test_accumulator_flips_walked_or_step_by_step_give_the_references_bytes(
     kernels: Kernels, layer: Layer, seed: int, config: Config, dense: bool, events: int
 ) -> None:
-    layer = Layer(**{**layer.__dict__, "pool": None})
+    layer = replace(layer, pool=None)
     rng = np.random.default_rng(seed)
     x, weight = data("random", seed, (2, *layer.in_shape)), data("extreme", seed + 1, layer.weight_shape)
     program = program_of(layer, weight, rng.integers(-999, 999, layer.out_channels).astype(np.int32), config)
