@@ -15,7 +15,7 @@ from hw.config import Config
 from hw.errors import RedlineError
 
 if TYPE_CHECKING:
-    from host.program.layers import Layer
+    from host.program.layers import Layer, Pool
     from host.schedule.launch import Launch
     from host.schedule.memory import Region
 
@@ -122,6 +122,28 @@ class Device(ABC):
     def recover(self, x: Int8, channels: int) -> Int8:
         """The device's layout back to NCHW (dataLayoutRecover)."""
         return layout.recover_features(x, channels)
+
+    def unpool(
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+    ) -> npt.NDArray[np.float32] | None:
+        """For devices that know a short way through max pooling backwards; None: there is none.
+
+        Parameters
+        ----------
+        conv : int8 array, shape (N, M, OH, OW)
+            What was pooled.
+        grad : float32 array, shape (N, M, PH, PW)
+            Gradient of the pooled values.
+        pool : Pool
+        low, upper : int
+            A value passes its gradient strictly between them.
+
+        Returns
+        -------
+        float32 array, shape (N, M, OH, OW)
+            Each gradient at the first largest value of its window; the same bits as the training's own way.
+        """
+        return None
 
     def describe(self) -> str:
         """What computes, in a line."""

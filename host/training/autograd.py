@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from host.program.layers import Layer, Normalisation, Pool
 from host.program.program import Program
 
 Int8 = npt.NDArray[np.int8]
+Unpool = Callable[[Int8, npt.NDArray[np.float32], Pool, int, int], npt.NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Geometry:
     groups: int = 1
     upper: int = 127
     normalisation: Normalisation | None = None
+    unpool: Unpool | None = None
+    """The device's way through pooling backwards (`Device.unpool`)."""
 
     @classmethod
-    def of(cls, layer: Layer, program: Program, module: nn.Module | None) -> Geometry:
+    def of(cls, layer: Layer, program: Program, module: nn.Module | None, unpool: Unpool | None = None) -> Geometry:
         """Geometry of a Program's layer, unfolded; `module` is the network's module it came from, if it has weights."""
         linear = isinstance(module, nn.Linear)
         if layer.fold is None:
@@ -73,6 +77,7 @@ class Geometry:
             layer.groups,
             layer.upper,
             layer.normalisation,
+            unpool,
         )
 
 
@@ -176,6 +181,10 @@ def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometr
     if geometry.pool is None:
         return grad * ((conv > low) & (conv < geometry.upper))
     pool = geometry.pool
+    if geometry.unpool is not None:
+        found = geometry.unpool(recorded.conv, grad.contiguous().numpy(), pool, low, geometry.upper)
+        if found is not None:
+            return torch.from_numpy(found)
     # int8 values are exact in float32, and padding counts as -infinity there.
     value, chosen = F.max_pool2d(
         conv.float(), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil, return_indices=True

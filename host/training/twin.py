@@ -149,7 +149,9 @@ class Twin(nn.Module):
         self.program = program
         self.runtime = Runtime(program, self.device)
         self._geometry = {
-            layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name))
+            layer.name: Geometry.of(
+                layer, program, None if layer.constant else self._module(layer.name), self.device.unpool
+            )
             for layer in program.layers
         }
 

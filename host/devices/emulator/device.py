@@ -17,7 +17,7 @@ from host.devices.emulator.native import KernelError, Kernels
 from host.devices.emulator.plan import Packed, Params, Plan
 from host.devices.reference import ReferenceDevice
 from host.program.arrangement import unpack_weights
-from host.program.layers import Layer
+from host.program.layers import Layer, Pool
 from host.schedule import memory
 from host.schedule.launch import Launch
 from host.schedule.memory import Region
@@ -156,6 +156,13 @@ class EmulatorDevice(ReferenceDevice):
             if found is not None:
                 return found
         return super().quantise(x, frac)
+
+    def unpool(
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+    ) -> npt.NDArray[np.float32] | None:
+        if self.kernels is None:
+            return None
+        return self.kernels.unpool(np.ascontiguousarray(conv), np.ascontiguousarray(grad), pool, low, upper)
 
     # ---- launches
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from host.program.layers import Pool
 from hw.errors import RedlineError
 from sim.cache import BuildError, cached, digest
 from sim.tools import ToolError, find_ccache, find_compiler
@@ -122,6 +123,7 @@ class Kernels:
         self._store = _function(library, "store", level, POINTER(Tensor), *shape, c_void_p)
         self._quantise = _function(library, "quantise", level, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self._quantise.restype = ctypes.c_int
+        self._unpool = _function(library, "unpool", level, c_void_p, c_void_p, *(c_int64,) * 10, c_void_p)
 
     def run(self, layers: ctypes.Array[Layer], first: int, end: int) -> None:
         """Images `first` to `end - 1` through layers."""
@@ -163,6 +165,19 @@ class Kernels:
         x = np.empty(shape, np.int8)
         self._store(ctypes.byref(tensor), *shape, x.ctypes.data)
         return x
+
+    def unpool(
+        self, conv: npt.NDArray[np.int8], grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+    ) -> npt.NDArray[np.float32]:
+        """Gradient of max-pooled values, shape (N, M, PH, PW), to that of what they were chosen from, (N, M, OH, OW).
+
+        It passes where the chosen value, the first largest of a window, lies strictly between the bounds.
+        """
+        n, m, h, w = conv.shape
+        result = np.empty(conv.shape, np.float32)
+        window = (pool.kernel, pool.stride, pool.pad, *grad.shape[2:])
+        self._unpool(conv.ctypes.data, grad.ctypes.data, n * m, h, w, *window, low, upper, result.ctypes.data)
+        return result
 
     def quantise(self, x: npt.NDArray[np.float32], frac: npt.NDArray[np.integer]) -> npt.NDArray[np.int8] | None:
         """float32, contiguous, to int8 at one fraction for all or one for each of the first axis.

@@ -794,4 +794,25 @@ int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const doubl
     }
     return !infinite;
 }
+
+// Gradient of max-pooled planes, [planes][out_h][out_w], to that of what they were chosen from, [planes][in_h][in_w]:
+// each goes to the first largest value of its window, if that lies between the bounds.
+void NAMED(unpool)(const int8_t *values, const float *grad, int64_t planes, int64_t in_h, int64_t in_w, int64_t kernel,
+                   int64_t stride, int64_t pad, int64_t out_h, int64_t out_w, int64_t low, int64_t upper, float *to) {
+    std::memset(to, 0, planes * in_h * in_w * sizeof(float));
+    for (int64_t p = 0; p < planes; p++, values += in_h * in_w, to += in_h * in_w)
+        for (int64_t y = 0; y < out_h; y++) {
+            const int64_t top = y * stride - pad;
+            const int64_t y0 = std::max<int64_t>(top, 0), y1 = std::min(top + kernel, in_h);
+            for (int64_t x = 0; x < out_w; x++, grad++) {
+                const int64_t left = x * stride - pad;
+                const int64_t x0 = std::max<int64_t>(left, 0), x1 = std::min(left + kernel, in_w);
+                int64_t chosen = y0 * in_w + x0;
+                for (int64_t v = y0; v < y1; v++)
+                    for (int64_t u = x0; u < x1; u++)
+                        if (values[v * in_w + u] > values[chosen]) chosen = v * in_w + u;
+                if (values[chosen] > low && values[chosen] < upper) to[chosen] += *grad;
+            }
+        }
+}
 }

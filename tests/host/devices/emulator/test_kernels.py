@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from host.program.arrangement import steps
 from host.program.integer import run_layer
 from host.program.layers import INPUT, Layer, Pool
 from host.program.program import Program
+from host.training.autograd import Geometry, Recorded, through_activation
 from host.verification.cases import CONFIGS, random_case
 from host.verification.verify import make_device, verify
 from hw.config import Config
@@ -193,3 +195,35 @@ def test_quantising_says_what_is_not_finite(kernels: Kernels, bad: float) -> Non
     x = np.zeros((3, 50), np.float32)
     x[1, 17] = bad
     assert kernels.quantise(x, np.zeros(3, int)) is None
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    kernel=st.integers(2, 3),
+    stride=st.integers(1, 3),
+    pad=st.integers(0, 1),
+    ceil=st.booleans(),
+    bounds=st.sampled_from([(0, 127), (-128, 127), (0, 4)]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_going_backwards_through_pooling_gives_the_bits_of_the_trainings_own_way(
+    kernels: Kernels,
+    size: tuple[int, int],
+    kernel: int,
+    stride: int,
+    pad: int,
+    ceil: bool,
+    bounds: tuple[int, int],
+    seed: int,
+) -> None:
+    rng, pool = np.random.default_rng(seed), Pool(kernel, stride, pad, ceil)
+    # Few different values: many windows hold their largest more than once.
+    conv = rng.choice(np.array([-128, -1, 0, 1, 3, 4, 127], np.int8), (2, 3, *size))
+    shape = (2, 3, pool.out(size[0]), pool.out(size[1]))
+    grad = rng.standard_normal(shape).astype(np.float32)
+    low, upper = bounds
+    plain = Geometry(False, (1, 1), (0, 0), low == 0, pool, (3, *size), 0, 0, upper=upper)
+    recorded = Recorded(conv, conv, np.zeros(shape, np.int8))
+    wanted = through_activation(torch.from_numpy(grad), recorded, plain)
+    assert np.array_equal(kernels.unpool(conv, grad, pool, low, upper), wanted.numpy())
