@@ -248,7 +248,7 @@ def _is_frozen(array: npt.NDArray) -> bool:
 def _same(a: npt.NDArray, b: npt.NDArray) -> bool:
     """Whether two arrays of one shape hold the same; a part at a time, since those that differ mostly do so early."""
     flat, other = a.reshape(-1), b.reshape(-1)
-    return all(np.array_equal(flat[at : at + PART], other[at : at + PART]) for at in range(0, len(flat), PART))
+    return all(flat[at : at + PART].tobytes() == other[at : at + PART].tobytes() for at in range(0, len(flat), PART))
 
 
 def _joined(parts: list[Outputs]) -> Outputs:
