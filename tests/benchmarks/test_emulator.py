@@ -26,7 +26,7 @@ def test_a_training_step_is_timed_on_both(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_contenders_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    clock = iter(range(0, 1000))
+    clock = iter(range(1000))
     monkeypatch.setattr(emulator.time, "process_time", lambda: float(next(clock)))
     result = emulator._in_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
     assert called == ["a", "b"] * 4
