@@ -40,7 +40,7 @@ MOST_GROUPS = 3
 DEEPER = (0.85, 0.8, 0.75)
 """Clock periods beyond it, as shares of the safe one."""
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"alexnet": models.alexnet, "vgg16": models.vgg16}
-FORWARD_ROUNDS = {("alexnet", 1): 15, ("alexnet", 16): 7, ("vgg16", 1): 7, ("vgg16", 16): 3}
+FORWARD_ROUNDS = {("alexnet", 1): 15, ("alexnet", 16): 7, ("vgg16", 1): 5, ("vgg16", 16): 2}
 """Rounds of each network and batch."""
 STEPS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     "alexnet": (models.alexnet, (3, 224, 224), 5),
