@@ -50,11 +50,6 @@ class FeatureMap(Features):
         inside = self._buffer.ctypes.data + border[0] * row + border[1] * pixel
         self.tensor = Tensor(inside, 0 if shared else image, row, pixel)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self._buffer.nbytes
-
     def load(self, x: Int8) -> None:
         """Fill it with int8 images, shape (N, C, H, W)."""
         self._kernels.load(np.ascontiguousarray(x), self.tensor)

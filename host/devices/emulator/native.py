@@ -32,6 +32,7 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
 }
 """Compiler flags of each kind of kernels, the fastest first."""
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fwrapv", "-w")
+"""Without warnings: GCC 12 finds some in its own headers. `-fwrapv`: accumulators wrap."""
 SOURCES = Path(__file__).parent / "kernels"
 X86 = ("x86_64", "AMD64", "i686", "i386")
 LOG_LINES = 20

@@ -127,7 +127,6 @@ class Plan:
             )
             if name in launch.written
         ]
-        self.nbytes = maps.nbytes
 
     # ---- layers
 
@@ -324,10 +323,6 @@ class _Maps:
                 self._borders[source] = (max(old[0], layer.padding[0]), max(old[1], layer.padding[1]))
         for name in launch.inputs:
             self._maps[name] = self._map(launch.program.tensor_shape(name), self._borders.get(name, (0, 0)), False)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(fmap.nbytes for fmap in self._maps.values())
 
     def _map(self, shape: tuple[int, int, int], border: tuple[int, int], shared: bool) -> FeatureMap:
         return FeatureMap(self._kernels, self._vec, self._launch.batch, shape, border, shared and self._turns)
