@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test sim lint format regress bench clean
+.PHONY: help setup demo test sim lint format regress bench timing clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -45,6 +45,12 @@ format: $(STAMP) ## rewrite the sources in the project's format
 
 bench: $(STAMP) ## speed of the co-simulation, as one JSON object
 	@$(VENV)/redline bench cosim --json $(ARGS)
+
+timing: $(STAMP) ## the delay tables anew, by place and route (three seeds of 16 x 8; minutes each), and their validation
+	@$(VENV)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+		--no-build-isolation --editable '.[timing]'
+	@$(VENV)/redline timing build $(ARGS)
+	@$(VENV)/redline timing validate
 
 clean: ## remove everything made here, the virtual environment included (runs/ and data/ stay)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis sim_build results.xml

@@ -10,7 +10,8 @@
 //
 //   captured = OR over groups of ((A & M | A' & ~M) + (S & N | S' & ~N)) & outputs of the group
 //
-// `x ^ (x ^ y) & m` selects as `x & ~m | y & m` does.
+// `x ^ (x ^ y) & m` selects as `x & ~m | y & m` does. What only this bank's own process reads, or what changes only
+// between launches, is assigned at once: that costs the simulator nothing while it stays as it is.
 
 /* verilator lint_off DECLFILENAME */
 /* verilator lint_off BLKSEQ */
@@ -37,9 +38,9 @@ module redline_capture_adder #(
     input [32*LANES-1:0] s,
     output reg [32*LANES-1:0] q
 );
-    reg [31:0] mask_a [0:GROUPS*LANES-1];
-    reg [31:0] mask_s [0:GROUPS*LANES-1];
-    reg [31:0] mask_q [0:GROUPS*LANES-1];
+    reg [32*LANES-1:0] mask_a [0:GROUPS-1];
+    reg [32*LANES-1:0] mask_s [0:GROUPS-1];
+    reg [32*LANES-1:0] mask_q [0:GROUPS-1];
     reg [31:0] keep [0:LANES-1];
     reg [31:0] set [0:LANES-1];
     reg [31:0] sign [0:LANES-1];
@@ -48,17 +49,17 @@ module redline_capture_adder #(
     always @(posedge clk) begin
         if (load && load_bank == BANK) begin
             case (load_operand)
-                8'd0: mask_a[load_group * LANES + load_lane] <= load_word;
-                8'd1: mask_s[load_group * LANES + load_lane] <= load_word;
-                8'd2: mask_q[load_group * LANES + load_lane] <= load_word;
-                8'd5: keep[load_lane] <= load_word;
-                8'd6: set[load_lane] <= load_word;
-                8'd8: sign[load_lane] <= load_word;
-                8'd7: used <= load_word[7:0];
+                8'd0: mask_a[load_group][32*load_lane +: 32] = load_word;
+                8'd1: mask_s[load_group][32*load_lane +: 32] = load_word;
+                8'd2: mask_q[load_group][32*load_lane +: 32] = load_word;
+                8'd5: keep[load_lane] = load_word;
+                8'd6: set[load_lane] = load_word;
+                8'd8: sign[load_lane] = load_word;
+                8'd7: used = load_word[7:0];
                 default: ;
             endcase
         end
-        if (forget) used <= 0;
+        if (forget) used = 0;
     end
 
     reg [31:0] old_a [0:LANES-1];
@@ -68,27 +69,28 @@ module redline_capture_adder #(
     reg [31:0] sum [0:LANES-1];
 
     always @(posedge clk) begin : step
-        integer l, g;
         if (used == 0) begin
-            for (l = 0; l < LANES; l = l + 1) q[32*l +: 32] <= a[32*l +: 32] + s[32*l +: 32];
+            /* verilator unroll_full */
+            for (int l = 0; l < LANES; l = l + 1) q[32*l +: 32] <= a[32*l +: 32] + s[32*l +: 32];
         end else begin
             if (capture) begin
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     diff_a[l] = a[32*l +: 32] ^ old_a[l];
                     diff_s[l] = s[32*l +: 32] ^ old_s[l];
                     sum[l] = 0;
                 end
                 /* verilator unroll_disable */
-                for (g = 0; g < GROUPS; g = g + 1) begin
-                    if (g < used) begin
-                        for (l = 0; l < LANES; l = l + 1) begin
-                            sum[l] = sum[l] | (((old_a[l] ^ (diff_a[l] & mask_a[g * LANES + l]))
-                                              + (old_s[l] ^ (diff_s[l] & mask_s[g * LANES + l])))
-                                              & mask_q[g * LANES + l]);
-                        end
+                for (int g = 0; g < used; g = g + 1) begin
+                    /* verilator unroll_full */
+                    for (int l = 0; l < LANES; l = l + 1) begin
+                        sum[l] = sum[l] | (((old_a[l] ^ (diff_a[l] & mask_a[g][32*l +: 32]))
+                                          + (old_s[l] ^ (diff_s[l] & mask_s[g][32*l +: 32])))
+                                          & mask_q[g][32*l +: 32]);
                     end
                 end
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     // The bits above the register's own are copies of its highest.
                     q[32*l +: 32] <= (((sum[l] & keep[l]) | set[l]) ^ sign[l]) - sign[l];
                     old_a[l] = a[32*l +: 32];
@@ -96,7 +98,8 @@ module redline_capture_adder #(
                 end
             end
             if (restart) begin
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     old_a[l] = 0;
                     old_s[l] = 0;
                 end
@@ -129,11 +132,11 @@ module redline_capture_accumulator #(
     input [32*LANES-1:0] flips,  // soft errors: XORed into what is captured
     output reg [32*LANES-1:0] q
 );
-    reg [31:0] mask_a [0:GROUPS*LANES-1];
-    reg [31:0] mask_s [0:GROUPS*LANES-1];
-    reg [31:0] mask_q [0:GROUPS*LANES-1];
-    reg [31:0] mask_bias [0:GROUPS*LANES-1];
-    reg [31:0] mask_select [0:GROUPS*LANES-1];
+    reg [32*LANES-1:0] mask_a [0:GROUPS-1];
+    reg [32*LANES-1:0] mask_s [0:GROUPS-1];
+    reg [32*LANES-1:0] mask_q [0:GROUPS-1];
+    reg [32*LANES-1:0] mask_bias [0:GROUPS-1];
+    reg [32*LANES-1:0] mask_select [0:GROUPS-1];
     reg [31:0] keep [0:LANES-1];
     reg [31:0] set [0:LANES-1];
     reg [7:0] used = 0;
@@ -141,18 +144,18 @@ module redline_capture_accumulator #(
     always @(posedge clk) begin
         if (load && load_bank == BANK) begin
             case (load_operand)
-                8'd0: mask_a[load_group * LANES + load_lane] <= load_word;
-                8'd1: mask_s[load_group * LANES + load_lane] <= load_word;
-                8'd2: mask_q[load_group * LANES + load_lane] <= load_word;
-                8'd3: mask_bias[load_group * LANES + load_lane] <= load_word;
-                8'd4: mask_select[load_group * LANES + load_lane] <= load_word;
-                8'd5: keep[load_lane] <= load_word;
-                8'd6: set[load_lane] <= load_word;
-                8'd7: used <= load_word[7:0];
+                8'd0: mask_a[load_group][32*load_lane +: 32] = load_word;
+                8'd1: mask_s[load_group][32*load_lane +: 32] = load_word;
+                8'd2: mask_q[load_group][32*load_lane +: 32] = load_word;
+                8'd3: mask_bias[load_group][32*load_lane +: 32] = load_word;
+                8'd4: mask_select[load_group][32*load_lane +: 32] = load_word;
+                8'd5: keep[load_lane] = load_word;
+                8'd6: set[load_lane] = load_word;
+                8'd7: used = load_word[7:0];
                 default: ;
             endcase
         end
-        if (forget) used <= 0;
+        if (forget) used = 0;
     end
 
     reg old_first;
@@ -166,17 +169,18 @@ module redline_capture_accumulator #(
     reg [31:0] sum [0:LANES-1];
 
     always @(posedge clk) begin : step
-        integer l, g;
         reg [31:0] selects, diff_select, select;
         if (used == 0) begin
             if (capture) begin
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     q[32*l +: 32] <= ((first ? bias[32*l +: 32] : q[32*l +: 32]) + s[32*l +: 32]) ^ flips[32*l +: 32];
                 end
             end
         end else begin
             if (capture) begin
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     now[l] = fresh ? 32'd0 : q[32*l +: 32];
                     diff_a[l] = now[l] ^ old_a[l];
                     diff_s[l] = s[32*l +: 32] ^ old_s[l];
@@ -185,33 +189,33 @@ module redline_capture_accumulator #(
                 if (first || old_first) begin
                     selects = {32{old_first}};
                     diff_select = {32{old_first ^ first}};
-                    for (l = 0; l < LANES; l = l + 1) diff_bias[l] = bias[32*l +: 32] ^ old_bias[l];
+                    /* verilator unroll_full */
+                    for (int l = 0; l < LANES; l = l + 1) diff_bias[l] = bias[32*l +: 32] ^ old_bias[l];
                     /* verilator unroll_disable */
-                    for (g = 0; g < GROUPS; g = g + 1) begin
-                        if (g < used) begin
-                            for (l = 0; l < LANES; l = l + 1) begin
-                                select = selects ^ (diff_select & mask_select[g * LANES + l]);
-                                sum[l] = sum[l] | ((((select & (old_bias[l] ^ (diff_bias[l] & mask_bias[g * LANES + l])))
-                                                  | (~select & (old_a[l] ^ (diff_a[l] & mask_a[g * LANES + l]))))
-                                                  + (old_s[l] ^ (diff_s[l] & mask_s[g * LANES + l])))
-                                                  & mask_q[g * LANES + l]);
-                            end
+                    for (int g = 0; g < used; g = g + 1) begin
+                        /* verilator unroll_full */
+                        for (int l = 0; l < LANES; l = l + 1) begin
+                            select = selects ^ (diff_select & mask_select[g][32*l +: 32]);
+                            sum[l] = sum[l] | ((((select & (old_bias[l] ^ (diff_bias[l] & mask_bias[g][32*l +: 32])))
+                                              | (~select & (old_a[l] ^ (diff_a[l] & mask_a[g][32*l +: 32]))))
+                                              + (old_s[l] ^ (diff_s[l] & mask_s[g][32*l +: 32])))
+                                              & mask_q[g][32*l +: 32]);
                         end
                     end
                 end else begin
                     // Neither this step nor the one before selects the bias.
                     /* verilator unroll_disable */
-                    for (g = 0; g < GROUPS; g = g + 1) begin
-                        if (g < used) begin
-                            for (l = 0; l < LANES; l = l + 1) begin
-                                sum[l] = sum[l] | (((old_a[l] ^ (diff_a[l] & mask_a[g * LANES + l]))
-                                                  + (old_s[l] ^ (diff_s[l] & mask_s[g * LANES + l])))
-                                                  & mask_q[g * LANES + l]);
-                            end
+                    for (int g = 0; g < used; g = g + 1) begin
+                        /* verilator unroll_full */
+                        for (int l = 0; l < LANES; l = l + 1) begin
+                            sum[l] = sum[l] | (((old_a[l] ^ (diff_a[l] & mask_a[g][32*l +: 32]))
+                                              + (old_s[l] ^ (diff_s[l] & mask_s[g][32*l +: 32])))
+                                              & mask_q[g][32*l +: 32]);
                         end
                     end
                 end
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     q[32*l +: 32] <= ((sum[l] ^ flips[32*l +: 32]) & keep[l]) | set[l];
                     old_a[l] = now[l];
                     old_s[l] = s[32*l +: 32];
@@ -220,7 +224,8 @@ module redline_capture_accumulator #(
                 old_first = first;
             end
             if (restart) begin
-                for (l = 0; l < LANES; l = l + 1) begin
+                /* verilator unroll_full */
+                for (int l = 0; l < LANES; l = l + 1) begin
                     old_a[l] = 0;
                     old_s[l] = 0;
                     old_bias[l] = 0;

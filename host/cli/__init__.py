@@ -19,6 +19,7 @@ for _command in (
     "compiling",
     "version",
     "bench",
+    "timing",
 ):
     import_module(f"host.cli.{_command}")
 

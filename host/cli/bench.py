@@ -34,7 +34,9 @@ def bench_cosim(
 
 @bench_app.command("overclock")
 def bench_overclock(
-    delays: Annotated[Path | None, typer.Option("--table", help="Delay table; a random one by default.")] = None,
+    delays: Annotated[
+        Path | None, typer.Option("--table", help="Delay table; by default one that comes with Redline.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """What the overclocking instrumentation costs in simulation, against the plain build."""

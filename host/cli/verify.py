@@ -20,7 +20,10 @@ def verify(
     faults: Annotated[
         str, typer.Option(help='"soft": random soft errors; "overclock": late and stuck bits, too.')
     ] = "soft",
-    table: Annotated[list[Path] | None, typer.Option(help="Delay tables to use beside random ones.")] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(help="Delay tables to use beside random ones; by default those that come with Redline."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """Prove on random networks, parameters and fault plans that devices give the same bytes.
@@ -32,6 +35,7 @@ def verify(
     from host.devices.registry import device_names
     from host.verification.verify import verify as run
     from hw.delays import Table
+    from sim.timing import shipped
 
     names = [name.strip() for name in devices.split(",")]
     for name in names:
@@ -45,7 +49,7 @@ def verify(
         raise typer.BadParameter(f"there are soft and overclock, not {faults!r}", param_hint="--faults")
     if table and faults != "overclock":
         raise typer.BadParameter("delay tables are for --faults overclock", param_hint="--table")
-    tables = [Table.load(path) for path in table or ()]
+    tables = [Table.load(path) for path in table or sorted(shipped.FOLDER.glob("*.json"))]
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task("cases", total=cases)
         result = run(

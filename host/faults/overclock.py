@@ -13,6 +13,7 @@ from host.faults.plan import FaultPlan
 from host.program.program import Program
 from hw.delays import Table
 from hw.errors import RedlineError
+from sim.timing import shipped
 
 
 class BeyondModel(RedlineError, ValueError):
@@ -31,7 +32,8 @@ class Overclock(Fault):
     Parameters
     ----------
     table : Table, or path of one
-        Delays of the routed array, one entry a lane. The accelerator's lane i is the table's lane i.
+        Delays of the routed array, one entry a lane. The accelerator's lane i is the table's lane i. By default the
+        first of those that come with Redline, 16 lanes of 8 (`sim.timing.shipped`).
     mhz, period_ns : float
         The clock, one of the two. Rounded down to whole ps.
     voltage_scale : float
@@ -49,7 +51,7 @@ class Overclock(Fault):
         If the table cannot be read.
     """
 
-    table: Table | Path | str
+    table: Table | Path | str | None = None
     mhz: float | None = None
     period_ns: float | None = None
     voltage_scale: float = 1.0
@@ -64,7 +66,9 @@ class Overclock(Fault):
                 raise ValueError(f"{name} must be positive, not {value}")
         if self.period_ps < 1:
             raise ValueError("a clock period must be at least 1 ps")
-        if not isinstance(self.table, Table):
+        if self.table is None:
+            object.__setattr__(self, "table", shipped.load())
+        elif not isinstance(self.table, Table):
             object.__setattr__(self, "table", Table.load(self.table))
         if not self.beyond_model:
             self._check_modelled()

@@ -100,6 +100,8 @@ def test_an_unknown_device_is_refused_never_replaced(tmp_path: Path) -> None:
         (["demo", "--resume", "--name", "absent", "--out", "nowhere"], "no run to resume"),
         (["verify", "--devices", "reference"], "at least two"),
         (["verify", "--devices", "reference,fpga"], "no device 'fpga'"),
+        (["verify", "--faults", "hard"], "there are soft and overclock, not 'hard'"),
+        (["verify", "--table", "a.json"], "delay tables are for --faults overclock"),
         (["compile", "nonesuch"], "no network 'nonesuch'; there are lenet5, caffe_lenet, alexnet"),
     ],
 )
@@ -114,6 +116,17 @@ def test_verify_agrees_with_itself_and_prints_json() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["cases"], found["mismatches"], found["seed"]) == (3, 0, 5)
+
+
+def test_verify_under_overclocking_counts_what_it_did() -> None:
+    done = redline(
+        "verify", "--devices", "reference,reference", "--faults", "overclock", "--cases", "6", "--seed", "5", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["mismatches"] == 0
+    assert found["late_cases"] >= found["wrong_cases"] > 0
+    assert found["clock_changes"] > 0
 
 
 @needs_data

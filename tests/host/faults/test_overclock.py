@@ -23,8 +23,10 @@ from host.faults.plan import FaultPlan, PlanError
 from host.faults.stuck import StuckAt
 from host.models import lenet5
 from host.program.program import Program
+from host.training.twin import attach
 from hw.config import Config
 from hw.delays import Limit, Table
+from sim.timing import shipped
 from tests.hw.tables import random_table
 
 CONFIG = Config(lanes=8, vec=8)
@@ -135,6 +137,22 @@ def test_contradictions_are_refused(table: Table) -> None:
 
 
 # -- what they do
+
+
+def test_by_default_it_is_the_clock_of_a_routed_array_that_comes_with_redline(x: np.ndarray) -> None:
+    routed = shipped.load()
+    config = Config()
+    torch.manual_seed(0)
+    program = compile_network(lenet5(), config, calibrate=torch.rand(4, 1, 28, 28))
+    fault = at(routed, 0.85, beyond_model=True)
+    assert fault == Overclock(period_ns=0.85 * routed.onset_ps / 1000, beyond_model=True)
+    banks = fault.conditions.banks(config)
+    assert "accumulator" in banks
+    assert banks["accumulator"].groups > 1
+    clean, late = forward(program, x, None), forward(program, x, fault)
+    assert any(not np.array_equal(clean[name], late[name]) for name in clean)
+    safe = Overclock(period_ns=routed.onset_ps / 1000, beyond_model=True)
+    assert not safe.conditions.banks(config)
 
 
 def test_below_the_limit_nothing_is_wrong_and_beyond_it_the_same_bits_each_time(
@@ -268,6 +286,28 @@ def test_its_text_says_the_clock_and_not_the_table(program: Program, table: Tabl
     assert hash(fault) == hash(Overclock(table=table, period_ns=4.0))
     assert fault != Overclock(table=table, period_ns=4.1)
     assert len(str(fault.draw(program, 0, 1, 0))) < 1000
+
+
+def test_a_twin_trains_under_it_and_leaving_the_context_leaves_no_trace(table: Table) -> None:
+    torch.manual_seed(2)
+    pictures = torch.rand(4, 1, 28, 28)
+    twin = attach(lenet5(pretrained=True), ReferenceDevice(CONFIG), calibrate=pictures)
+    fault = at(table, 0.75, beyond_model=True) + StuckAt(3, 6, 1)
+    twin.eval()
+    clean = twin(pictures)
+    with fault.on(twin, seed=1):
+        late = twin(pictures)
+    with fault.on(twin, seed=2):
+        split = torch.cat([twin(pictures[:1]), twin(pictures[1:])])
+    assert not torch.equal(late, clean)
+    assert torch.equal(split, late)
+    assert torch.equal(twin(pictures), clean)
+    twin.train()
+    with fault.on(twin, seed=1):
+        torch.nn.functional.cross_entropy(twin(pictures), torch.arange(4)).backward()
+    gradients = [parameter.grad for parameter in twin.net.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients if gradient is not None)
 
 
 # -- plans

@@ -1,0 +1,1 @@
+"""Delays from place and route: the netlist of an array, its static analysis, and its gate-level simulation."""
