@@ -10,6 +10,7 @@ from weakref import finalize
 import numpy as np
 import numpy.typing as npt
 
+from host.devices.checks import check_launch
 from host.devices.device import Bytes, DeviceError, Int8, LaunchReport
 from host.devices.emulator import native
 from host.devices.emulator.memory import Features, Images, Memory, Weights
@@ -87,6 +88,7 @@ class EmulatorDevice(ReferenceDevice):
         self.threads = threads
         self.fallback = ""
         """Why the reference computes; empty if the kernels do."""
+        self._closed = False
         self.kernels = self._load(kernels)
         self.reads_events = self.kernels is None  # the reference counts them
         self._content = Memory(memory_bytes)
@@ -119,6 +121,7 @@ class EmulatorDevice(ReferenceDevice):
         return f"emulator, {self.kernels.level} kernels, {self.threads} thread(s)"
 
     def close(self) -> None:
+        self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -169,6 +172,7 @@ class EmulatorDevice(ReferenceDevice):
     def launch(self, launch: Launch) -> LaunchReport:
         if self.kernels is None:
             return super().launch(launch)
+        check_launch(self, launch)
         if launch.plan is not None and launch.plan.conditions is not None and launch.plan.conditions.stuck:
             _say_once("stuck bits")
             return super().launch(launch)
