@@ -148,22 +148,28 @@ class Runtime:
                 if positions[0] == 0:
                     values[INPUT] = flip(values[INPUT], here.at(0, "input").counted_from(first_image))
             report += self._launch(launch, values, here)
+            wanted = self._wanted(launch, writeback)
             for at in positions:
                 name = self.program.layers[at].name
-                if not writeback and not self._read_elsewhere(name, positions):
-                    continue
-                if memory.out_name(name) in launch.written:
+                if memory.out_name(name) in wanted:
                     out[name] = values[name] = self._read(launch, memory.out_name(name), at)
-                if memory.conv_name(name) in launch.written:
+                if memory.conv_name(name) in wanted:
                     conv[name] = self._read(launch, memory.conv_name(name), at)
                 elif name in out and not memory.conv_is_separate(self.program.layers[at]):
                     conv[name] = out[name]
         return Outputs(conv, out, report)
 
-    def _read_elsewhere(self, name: str, positions: tuple[int, ...]) -> bool:
-        """Whether a layer's output is the network's, or what layers outside a launch read."""
-        readers = self.program.readers(name)
-        return not readers or any(self.program.index(reader) not in positions for reader in readers)
+    def _wanted(self, launch: Launch, writeback: bool) -> set[str]:
+        """Regions of a launch to read: all it writes, or only the network's output and what other launches read."""
+        if writeback:
+            return set(launch.written)
+        wanted = set()
+        for at in launch.positions:
+            name = self.program.layers[at].name
+            readers = self.program.readers(name)
+            if not readers or any(self.program.index(reader) not in launch.positions for reader in readers):
+                wanted |= {memory.out_name(name), memory.conv_name(name)} & set(launch.written)
+        return wanted
 
     def _schedule(self, positions: tuple[int, ...], batch: int, writeback: bool) -> Launch:
         key = (positions, batch, writeback)
