@@ -47,6 +47,7 @@ bench: $(STAMP) ## speed of the co-simulation, as one JSON object
 	@$(VENV)/redline bench cosim --json $(ARGS)
 
 timing: $(STAMP) ## the delay tables anew, by place and route (three seeds of 16 x 8; minutes each), and their validation
+	@command -v iverilog >/dev/null || { echo "Icarus Verilog is missing; run: sudo apt-get install iverilog" >&2; exit 1; }
 	@$(VENV)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
 		--no-build-isolation --editable '.[timing]'
 	@$(VENV)/redline timing build $(ARGS)

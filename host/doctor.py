@@ -65,6 +65,7 @@ def examine(data_dir: str | None = None) -> list[Finding]:
         _tool("perl", tools.find_perl),
         _tool("Verilator", tools.find_verilator),
         _tool("cocotb", tools.find_cocotb),
+        kernels(),
         ccache(),
         waveforms(),
         build_cache(),
@@ -108,6 +109,20 @@ def _tool(name: str, find: Callable[[], tools.Tool]) -> Finding:
         found, _, remedy = str(error).partition("; ")
         return Finding(name, "missing", found, remedy)
     return Finding(name, "ok", f"{tool.version} ({tool.path})")
+
+
+def kernels() -> Finding:
+    """The emulator's compiled kernels: which, and whether they compute exactly here."""
+    from host.devices.emulator import native
+
+    if native.asked() == "reference":
+        return Finding("emulator", "ok", f"computed by the reference, as {native.VARIABLE} asks")
+    try:
+        loaded = native.load()
+    except native.KernelError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Finding("emulator", "optional", f"computed by the reference, much slower: {found}", remedy or found)
+    return Finding("emulator", "ok", f"{loaded.level} kernels, tested against the reference")
 
 
 def ccache() -> Finding:

@@ -14,6 +14,7 @@ __all__ = ["app", "main"]
 for _command in (
     "doctor",
     "demo",
+    "sweep",
     "verify",
     "conformance",
     "campaign",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -31,11 +32,10 @@ def demo(
     name: Annotated[str, typer.Option(help="Name of the run: results go to OUT/NAME.")] = "demo",
     out: Out = Path("runs"),
     device: DeviceName = "simulation",
-    rates: Annotated[
-        str, typer.Option(help="Soft errors per MAC, one or more.", metavar="R,R,...")
-    ] = "0.0003,0.001,0.003",
+    clocks: Annotated[str, typer.Option(help="MHz.", metavar="F,F,...")] = "186,190,194,198,202",
+    rates: Annotated[str, typer.Option(help="Soft errors per MAC, one or more.", metavar="R,R,...")] = "0.001",
     test_images: TestImages = 2000,
-    train_images: TrainImages = 8192,
+    train_images: TrainImages = 4096,
     lr: LearningRate = 0.03,
     seed: Seed = 1,
     units: Units = 2,
@@ -48,26 +48,27 @@ def demo(
     An interrupted run of the same name and settings goes on where it stopped.
     """
     from host.studies import demo as study
-    from host.studies import soft_errors
+    from host.studies.overclock import OverclockSettings
+    from host.studies.report import overclock as clock_shown
+    from host.studies.report import soft_errors as flips_shown
     from host.studies.results import short_table
+    from host.studies.soft_errors import SoftErrorSettings
+    from host.studies.workbench import Settings
 
     folder = out / name
     check_folder(folder, started=study.started(folder), resume=resume, restart=restart)
+    frequencies = tuple(sorted(numbers(clocks, "--clocks", 0, 10_000)))
+    same = Settings(device=device, units=units, test_images=test_images, train_images=train_images, lr=lr, seed=seed)
     settings = study.Settings(
-        soft_errors=soft_errors.SoftErrorSettings(
-            device=device,
-            units=units,
-            rates=numbers(rates, "--rates", 0, 1),
-            test_images=test_images,
-            train_images=train_images,
-            lr=lr,
-            seed=seed,
-        )
+        overclock=OverclockSettings(**asdict(same), seeds=(seed,), clocks=frequencies),
+        soft_errors=SoftErrorSettings(**asdict(same), rates=numbers(rates, "--rates", 0, 1)),
     )
     with interruptible():
-        results = study.run(folder, settings, data_dir=data_dir, restart=restart, console=console)
-    show_table(short_table(results.soft_errors.rows, soft_errors.LEVEL), "LeNet-5 on Fashion-MNIST, with soft errors")
-    for line in soft_errors.headline(results.soft_errors):
+        found = study.run(folder, settings, data_dir=data_dir, restart=restart, console=console)
+    show_table(short_table(found.overclock.rows, clock_shown.LEVEL), "LeNet-5 on Fashion-MNIST, overclocked")
+    show_table(clock_shown.tipping_table(found.overclock), "Where accuracy has fallen by one point")
+    show_table(short_table(found.soft_errors.rows, flips_shown.LEVEL), "The same network hit by soft errors")
+    for line in [*clock_shown.headline(found.overclock), *flips_shown.headline(found.soft_errors)]:
         console.print(line)
-    console.print(soft_errors.writeback_words(results.soft_errors.writeback))
+    console.print(flips_shown.writeback_words(found.soft_errors.writeback))
     show_files(folder)

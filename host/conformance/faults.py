@@ -6,11 +6,12 @@ import numpy as np
 
 from host.conformance.launches import compare, forward, program_and_images, random_cases
 from host.conformance.suite import Bench, Skipped, check, need
-from host.devices.device import LaunchReport
+from host.devices.device import DeviceError, LaunchReport
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
 from host.faults.plan import SITES, FaultPlan
+from host.faults.stuck import StuckAt
 from host.program.arrangement import steps
 
 
@@ -91,3 +92,19 @@ def images_keep_their_faults(bench: Bench) -> None:
     whole = runtime.forward(x, plan=plan, first_image=10).out[last]
     parts = [runtime.forward(x[at : at + 1], plan=plan, first_image=10 + at).out[last] for at in range(4)]
     need(bool((np.concatenate(parts) == whole).all()), "single images differ from the batch")
+
+
+@check
+def conditions_are_not_ignored(bench: Bench) -> None:
+    """Late and stuck bits are applied as the reference applies them, or refused; never ignored."""
+    program, x = program_and_images(bench, 2)
+    plan = StuckAt(lane=1, bit=5, value=1).draw(program, 0, 2, 1)
+    runtime = Runtime(program, bench.device)
+    try:
+        found = runtime.forward(x, plan=plan)
+    except DeviceError:
+        found = None
+    with ReferenceDevice(bench.config, memory_bytes=1 << 24) as oracle:
+        if found is not None:
+            compare(found, Runtime(program, oracle).forward(x, plan=plan), "with a stuck bit")
+        compare(runtime.forward(x), Runtime(program, oracle).forward(x), "after a stuck bit")

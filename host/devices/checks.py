@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from host.devices.device import Device, DeviceError
+from hw import masks
 
 if TYPE_CHECKING:
     from host.schedule.launch import Launch
-
-EVENTS = ("layers", "image", "layer", "site", "output", "step", "bit")
-"""The parts of a fault plan that describe flips of single bits. A plan may come to say more than that."""
 
 
 def check_range(device: Device, address: int, nbytes: int) -> None:
@@ -48,29 +45,26 @@ def check_launch(device: Device, launch: Launch) -> None:
 
 
 def check_faults(device: Device, launch: Launch) -> None:
-    """Refuse faults that an accelerator cannot apply: events without instrumentation, and whatever is not an event.
+    """Refuse faults that an accelerator cannot apply: without instrumentation, or without a model of late bits.
 
     Raises
     ------
     DeviceError
     """
-    if launch.plan is not None:
-        beyond = [
-            field.name
-            for field in fields(launch.plan)
-            if field.name not in EVENTS and not _is_empty(getattr(launch.plan, field.name))
-        ]
-        if beyond:
-            raise DeviceError(
-                f"the fault plan has {', '.join(beyond)}, which the {device.name} device does not model: it replays "
-                "flips of single bits only; use a device that does, or a plan without"
-            )
+    if launch.plan is not None and launch.plan.conditions is not None and not device.knows_conditions:
+        raise DeviceError(
+            f"the fault plan has conditions ({launch.plan.conditions}), of which the {device.name} device has no "
+            "model: it replays flips of single bits; use a device that has, or a plan without"
+        )
     if launch.faults and not device.config.saboteur:
         raise DeviceError(
             f"the launch has {launch.faults} fault events, but this accelerator was built without fault "
             "instrumentation; use Config(saboteur=True)"
         )
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (hasattr(value, "__len__") and len(value) == 0)
+    late = [unit.late_masks["group"].astype(int).max(initial=-1) for unit in launch.units]
+    groups = int(max(late, default=-1)) + 1
+    if groups > device.config.overclock:
+        raise DeviceError(
+            f"the launch has late or stuck bits in {groups} groups, but this accelerator was built for "
+            f"{device.config.overclock}; use Config(overclock={masks.MOST_GROUPS}), which is enough for every clock"
+        )

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from host.program.arrangement import pack_weights
 from hw import layout
 from hw.config import Config
 from hw.errors import RedlineError
 
 if TYPE_CHECKING:
     from host.devices.runtime import Runtime
+    from host.program.layers import Layer, Pool
     from host.program.program import Program
     from host.schedule.launch import Launch
+    from host.schedule.memory import Region
 
 Bytes = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
@@ -45,7 +48,8 @@ class Device(ABC):
     """An accelerator with byte-addressed memory.
 
     Five methods are required (`launch`, `write`, `read`, `quantise`, `dequantise`), the last two with an exact default;
-    `reorder` and `recover` matter only to devices whose memory layout differs from NCHW.
+    `reorder` and `recover` matter only to devices whose memory layout differs from NCHW. `write_features`,
+    `read_features` and `write_weights` are these and memory access in one step, for devices that know a shorter way.
 
     Attributes
     ----------
@@ -57,6 +61,8 @@ class Device(ABC):
         Size of device memory.
     units : int
         Compute units: a launch's batch is split over this many descriptor lists.
+    reads_events : bool
+        Whether faults reach it as event lists; if not, it interprets the launch's plan, and the lists stay empty.
     knows_conditions : bool
         Whether it models what a plan says beside flips: late and stuck bits (`host.faults.conditions`).
     """
@@ -65,6 +71,7 @@ class Device(ABC):
     config: Config
     memory_bytes: int
     units: int = 1
+    reads_events: bool = True
     knows_conditions: bool = False
 
     @abstractmethod
@@ -85,8 +92,25 @@ class Device(ABC):
     def read(self, address: int, nbytes: int) -> Bytes:
         """Copy of `nbytes` of device memory, uint8, shape (nbytes,) (dataFromFPGA)."""
 
-    def quantise(self, x: npt.NDArray[np.floating], frac: int) -> Int8:
-        """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt)."""
+    def write_features(self, region: Region, x: Int8) -> None:
+        """Feature maps, shape (N, C, H, W), to their region. The device may keep `x`: it must not change afterwards."""
+        self.write(region.address, self.reorder(x))
+
+    def read_features(self, region: Region, channels: int) -> Int8:
+        """A region's feature maps, shape (N, `channels`, H, W)."""
+        return self.recover(self.read(region.address, region.nbytes).view(np.int8).reshape(region.shape), channels)
+
+    def write_weights(self, region: Region, weight: Int8, layer: Layer) -> None:
+        """A layer's OIHW weights to their region. The device may keep `weight`: it must not change afterwards."""
+        self.write(region.address, pack_weights(weight, layer, self.config))
+
+    def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
+        """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt).
+
+        `frac` is one for all, or one for each of the first axis.
+        """
+        if np.ndim(frac):
+            frac = np.reshape(frac, (-1,) + (1,) * (np.ndim(x) - 1))
         return np.clip(np.floor(np.ldexp(np.asarray(x, np.float64), frac) + 0.5), -128, 127).astype(np.int8)
 
     def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
@@ -106,6 +130,32 @@ class Device(ABC):
         from host.devices.runtime import Runtime  # it imports Device
 
         return Runtime(program, self)
+
+    def unpool(
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+    ) -> npt.NDArray[np.float32] | None:
+        """For devices that know a short way through max pooling backwards; None: there is none.
+
+        Parameters
+        ----------
+        conv : int8 array, shape (N, M, OH, OW)
+            What was pooled.
+        grad : float32 array, shape (N, M, PH, PW)
+            Gradient of the pooled values.
+        pool : Pool
+        low, upper : int
+            A value passes its gradient strictly between them.
+
+        Returns
+        -------
+        float32 array, shape (N, M, OH, OW)
+            Each gradient at the first largest value of its window; the same bits as the training's own way.
+        """
+        return None
+
+    def describe(self) -> str:
+        """What computes, in a line."""
+        return self.name
 
     def close(self) -> None:  # noqa: B027 - optional to override
         """Release processes, files and handles. The device cannot be used afterwards."""

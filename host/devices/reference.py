@@ -57,7 +57,7 @@ class ReferenceDevice(Device):
 
     def _check(self, address: int, nbytes: int) -> None:
         if self._closed:
-            raise DeviceError("this reference device is closed; make a new one")
+            raise DeviceError(f"this {self.name} device is closed; make a new one")
         check_range(self, address, nbytes)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from hw.config import Config
 GROUP = "redline.devices"
 """Entry-point group in which other packages name their Device classes."""
 BUILT_IN = {
+    "emulator": "host.devices.emulator.device:EmulatorDevice",
     "reference": "host.devices.reference:ReferenceDevice",
     "simulation": "host.devices.simulation:SimulationDevice",
     "opencl": "host.devices.opencl.device:OpenCLDevice",
@@ -31,8 +32,8 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     Parameters
     ----------
     name : str
-        "reference", "simulation", "opencl", or one that an installed package registers under the entry-point group
-        `redline.devices`.
+        "reference", "emulator", "simulation", "opencl", or one that an installed package registers under the
+        entry-point group `redline.devices`.
     config : Config or None
         The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).
     **options

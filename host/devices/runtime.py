@@ -6,18 +6,22 @@ from dataclasses import dataclass, fields
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import flip
 from host.faults.plan import EVERY_IMAGE, FaultPlan
 from host.faults.stream import PlanStream
-from host.program.arrangement import gather, pack_weights
+from host.program.arrangement import gather
 from host.program.integer import run_layer
 from host.program.layers import INPUT
 from host.program.program import Program, ProgramError
 from host.schedule import memory
 from host.schedule.launch import Launch, MemoryTooSmall, schedule
 from hw import layout
+
+PART = 1 << 20
+"""Values compared at a time."""
 
 _last_user: WeakKeyDictionary[Device, object] = WeakKeyDictionary()
 """Token of the Runtime whose weights lie in a device's memory; another Runtime must write its own first."""
@@ -61,7 +65,7 @@ class Runtime:
         self.program = program
         self.device = device
         self._schedules: dict[tuple[tuple[int, ...], int, bool], Launch] = {}
-        self._stored: dict[str, bytes] = {}
+        self._stored: dict[str, npt.NDArray] = {}
         self._largest: int | None = None
         self._token = object()
 
@@ -140,19 +144,32 @@ class Runtime:
                 continue
             launch = self._schedule(positions, len(x), writeback)
             if here is not None:
-                launch = launch.with_faults(here, first_image)
+                launch = launch.with_faults(here, first_image, events_too=self.device.reads_events)
                 if positions[0] == 0:
                     values[INPUT] = flip(values[INPUT], here.at(0, "input").counted_from(first_image))
             report += self._launch(launch, values, here)
+            wanted = self._wanted(launch, writeback)
             for at in positions:
                 name = self.program.layers[at].name
-                if memory.out_name(name) in launch.written:
+                if memory.out_name(name) in wanted:
                     out[name] = values[name] = self._read(launch, memory.out_name(name), at)
-                if memory.conv_name(name) in launch.written:
+                if memory.conv_name(name) in wanted:
                     conv[name] = self._read(launch, memory.conv_name(name), at)
                 elif name in out and not memory.conv_is_separate(self.program.layers[at]):
                     conv[name] = out[name]
         return Outputs(conv, out, report)
+
+    def _wanted(self, launch: Launch, writeback: bool) -> set[str]:
+        """Regions of a launch to read: all it writes, or only the network's output and what other launches read."""
+        if writeback:
+            return set(launch.written)
+        wanted = set()
+        for at in launch.positions:
+            name = self.program.layers[at].name
+            readers = self.program.readers(name)
+            if not readers or any(self.program.index(reader) not in launch.positions for reader in readers):
+                wanted |= {memory.out_name(name), memory.conv_name(name)} & set(launch.written)
+        return wanted
 
     def _schedule(self, positions: tuple[int, ...], batch: int, writeback: bool) -> Launch:
         key = (positions, batch, writeback)
@@ -173,7 +190,7 @@ class Runtime:
         try:
             hit = self._write_weights(launch, faults)
             for source in launch.inputs:
-                self.device.write(launch.memory[memory.input_name(source)].address, self.device.reorder(values[source]))
+                self.device.write_features(launch.memory[memory.input_name(source)], values[source])
             report = self._execute(launch)
             for at in hit:
                 self._write_layer(launch, at, self.program.weights[self.program.layers[at].name])
@@ -196,10 +213,12 @@ class Runtime:
     def _write_weights(self, launch: Launch, faults: FaultPlan | None) -> list[int]:
         """Bring memory up to date; the layers whose weights now hold flips."""
         hit = []
+        # Sorted to the front; looking through all flips for each layer would cost more than the layer.
+        stored = None if faults is None else faults.images(0, 0)
         for at in launch.positions:
             name = self.program.layers[at].name
             weight = self.program.weights[name]
-            flips = None if faults is None else faults.at(at, "weight")
+            flips = None if stored is None else stored.at(at, "weight")
             if flips is not None and len(flips):
                 weight = flip(weight[None], flips.counted_from(EVERY_IMAGE))[0]
                 hit.append(at)
@@ -208,26 +227,44 @@ class Runtime:
 
     def _write_layer(self, launch: Launch, at: int, weight: Int8) -> None:
         layer, config = self.program.layers[at], self.program.config
-        for region, content, packed in (
-            (memory.weights_name(layer.name), weight, lambda: pack_weights(weight, layer, config)),
-            (
-                memory.params_name(layer.name),
-                self.program.biases[layer.name],
-                lambda: layout.pack_params(
-                    self.program.biases[layer.name], np.asarray(layer.shift), config.lanes, config.vec
-                ),
-            ),
-        ):
-            raw = content.tobytes()
-            if self._stored.get(region) != raw:
-                self._stored.pop(region, None)
-                self.device.write(launch.memory[region].address, packed())
-                self._stored[region] = raw
+        region = memory.weights_name(layer.name)
+        if self._changed(region, weight):
+            # The device may keep what it is given: nothing that somebody may still change.
+            kept = weight if _is_frozen(weight) else weight.copy()
+            self.device.write_weights(launch.memory[region], kept, layer)
+            self._stored[region] = kept
+        region, bias = memory.params_name(layer.name), self.program.biases[layer.name]
+        if self._changed(region, bias):
+            packed = layout.pack_params(bias, np.asarray(layer.shift), config.lanes, config.vec)
+            self.device.write(launch.memory[region].address, packed)
+            self._stored[region] = bias if _is_frozen(bias) else bias.copy()
+
+    def _changed(self, region: str, content: npt.NDArray) -> bool:
+        """Whether a region holds something else; if so, it counts as unknown until it has been written."""
+        stored = self._stored.get(region)
+        if stored is content or (stored is not None and _same(stored, content)):
+            return False
+        self._stored.pop(region, None)
+        return True
 
     def _read(self, launch: Launch, name: str, at: int) -> Int8:
-        region = launch.memory[name]
-        raw = self.device.read(region.address, region.nbytes).view(np.int8).reshape(region.shape)
-        return self.device.recover(raw, self.program.layers[at].out_channels)
+        return self.device.read_features(launch.memory[name], self.program.layers[at].out_channels)
+
+
+def _is_frozen(array: npt.NDArray) -> bool:
+    """Whether nobody can change an array's values."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    return owner is None
+
+
+def _same(a: npt.NDArray, b: npt.NDArray) -> bool:
+    """Whether two arrays of one shape hold the same; a part at a time, since those that differ mostly do so early."""
+    flat, other = a.reshape(-1), b.reshape(-1)
+    return all(flat[at : at + PART].tobytes() == other[at : at + PART].tobytes() for at in range(0, len(flat), PART))
 
 
 def joined(parts: list[Outputs]) -> Outputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -203,28 +204,27 @@ class FaultPlan:
             raise PlanError(f"the plan names layer {int(self.layer.max())} of {len(program.layers)}")
         if self.site.min() < 0 or self.site.max() >= len(SITES):
             raise PlanError(f"the plan names site {int(self.site.max())} of {len(SITES)}")
-        for at, layer in enumerate(program.layers):
-            for site in SITES:
-                part = self.at(at, site)
-                if not len(part):
-                    continue
-                outputs, steps = extents(program, at, site)
-                bad = (
-                    (part.output < 0)
-                    | (part.output >= outputs)
-                    | (part.step < 0)
-                    | (part.step >= steps)
-                    | (part.bit < 0)
-                    | (part.bit >= SITE_BITS[site])
-                    | ((part.image < 0) != (site == "weight"))
-                )
-                if bad.any():
-                    i = int(np.argmax(bad))
-                    raise PlanError(
-                        f"layer {layer.name!r} has no {site} site at image {part.image[i]}, output {part.output[i]}, "
-                        f"step {part.step[i]}, bit {part.bit[i]} (it has {outputs} outputs, {steps} steps, "
-                        f"{SITE_BITS[site]} bits)"
-                    )
+        # One row a (layer, site); looking at all flips at once, since plans have many and networks have many layers.
+        limits = np.asarray(
+            [(*extents(program, at, site), SITE_BITS[site]) for at in range(len(program.layers)) for site in SITES]
+        )
+        outputs, steps, bits = limits[self.layer.astype(np.int64) * len(SITES) + self.site].T
+        bad = (
+            (self.output < 0)
+            | (self.output >= outputs)
+            | (self.step < 0)
+            | (self.step >= steps)
+            | (self.bit < 0)
+            | (self.bit >= bits)
+            | ((self.image < 0) != (self.site == SITES.index("weight")))
+        )
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise PlanError(
+                f"layer {program.layers[self.layer[i]].name!r} has no {SITES[self.site[i]]} site at image "
+                f"{self.image[i]}, output {self.output[i]}, step {self.step[i]}, bit {self.bit[i]} (it has "
+                f"{outputs[i]} outputs, {steps[i]} steps, {bits[i]} bits)"
+            )
 
     # -- files
 
@@ -262,13 +262,13 @@ def extents(program: Program, layer: int, site: str) -> tuple[int, int]:
     """(outputs, steps) of a layer's fault space at a site, per image; (0, 1) where the layer has no such site."""
     it = program.layers[layer]
     if site == "weight":
-        return int(np.prod(it.weight_shape)), 1
+        return math.prod(it.weight_shape), 1
     if site == "input":
-        return (int(np.prod(program.stored_input_shape)) if layer == 0 else 0), 1
+        return (math.prod(program.stored_input_shape) if layer == 0 else 0), 1
     if site == "feature":
-        return int(np.prod(it.out_shape)), 1
+        return math.prod(it.out_shape), 1
     if site == "mac":
-        return int(np.prod(it.conv_shape)), arrangement.steps(it, program.config)
+        return math.prod(it.conv_shape), arrangement.steps(it, program.config)
     raise ValueError(f"unknown fault site {site!r}; there are {', '.join(SITES)}")
 
 

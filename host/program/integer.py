@@ -44,8 +44,8 @@ def accumulate(
     """
     # float64 holds every sum of int8 products exactly up to 2**53, far beyond any kernel; float32 would not.
     sums = F.conv2d(
-        torch.from_numpy(np.ascontiguousarray(x)).double(),
-        torch.from_numpy(np.ascontiguousarray(weight)).double(),
+        torch.from_numpy(np.ascontiguousarray(x, np.float64)),
+        torch.from_numpy(np.ascontiguousarray(weight, np.float64)),
         stride=stride,
         padding=padding,
         groups=groups,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Placement = Literal["accelerator", "cpu"]
@@ -135,7 +136,7 @@ class Layer:
         """(M, C / groups, KH, KW) of the weights as the accelerator sees them."""
         return self.out_channels, self.in_shape[0] // self.groups, *self.kernel
 
-    @property
+    @cached_property
     def shift(self) -> tuple[int, ...]:
         """Requantisation shift per output channel: `in_frac + weight_frac - out_frac`."""
         return tuple(self.in_frac + frac - self.out_frac for frac in self.weight_frac)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from hw.errors import RedlineError
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
+
+Quantise = Callable[[npt.NDArray[Any], npt.NDArray[np.integer]], Int8]
 
 FORMAT = "redline-program"
 FORMAT_VERSION = 2
@@ -177,7 +179,7 @@ class Program:
             self, layers=layers, weights=dict(self.weights), biases=dict(self.biases), modules=dict(self.modules)
         )
 
-    def requantise(self, name: str, weight: Any, bias: Any = None) -> None:
+    def requantise(self, name: str, weight: Any, bias: Any = None, quantise: Quantise = quantisation.quantise) -> None:
         """Replace a layer's weights by float ones, folded and quantised at the layer's fixed fractions.
 
         Parameters
@@ -185,6 +187,8 @@ class Program:
         name : str
         weight : float array or tensor, shape (M, C, KH, KW) unfolded, or (M, features) of a linear layer
         bias : float array or tensor, shape (M,), or None for zeros
+        quantise : callable (values, fractions) -> int8 array
+            Does what `host.program.quantisation.quantise` does; a device may do it faster.
 
         Raises
         ------
@@ -192,7 +196,7 @@ class Program:
             If a value is NaN or infinite, or a shape does not fit.
         """
         layer = self.layer(name)
-        self.weights[name], self.biases[name] = quantise_layer(layer, weight, bias, self.config.arithmetic)
+        self.weights[name], self.biases[name] = quantise_layer(layer, weight, bias, self.config.arithmetic, quantise)
 
     # -- inputs
 
@@ -291,12 +295,21 @@ def as_array(x: Any) -> npt.NDArray[Any]:
     return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
 
 
-def quantise_layer(layer: Layer, weight: Any, bias: Any, arithmetic: str = "redline") -> tuple[Int8, Int32]:
-    """Float weights and bias of a layer to its integers; see `Program.requantise`."""
+def quantise_layer(
+    layer: Layer,
+    weight: Any,
+    bias: Any,
+    arithmetic: str = "redline",
+    quantise: Quantise = quantisation.quantise,
+) -> tuple[Int8, Int32]:
+    """Float weights and bias of a layer to its integers, which cannot be written to; see `Program.requantise`."""
     w = as_array(weight)
     b = np.zeros(layer.out_channels) if bias is None else as_array(bias)
     for kind, values in (("weights", w), ("bias", b)):
-        if not np.isfinite(values).all():
+        # What is not finite makes the sum so, too; the sum of many finite values may be infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspect = not np.isfinite(values.sum())
+        if suspect and not np.isfinite(values).all():
             raise ProgramError(
                 f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the "
                 "learning rate or restore earlier weights"
@@ -313,14 +326,22 @@ def quantise_layer(layer: Layer, weight: Any, bias: Any, arithmetic: str = "redl
         raise ProgramError(f"layer {layer.name!r}: bias has shape {b.shape}, expected {(m,)}")
     w = w.reshape(unfolded)
     frac = np.asarray(layer.weight_frac)
-    quantised = quantisation.quantise(w, frac[:, None, None, None])
+    quantised = quantise(w, frac[:, None, None, None])
     if layer.fold is not None:
         quantised = fold.fold_weights(quantised)
     if arithmetic == "pipecnn":
         stored = pipecnn.stored_bias(quantisation.quantise(b, frac).astype(np.int32), frac, layer.out_frac)
     else:
         stored = quantisation.quantise_bias(b, frac + layer.in_frac)
-    return np.ascontiguousarray(quantised), stored
+    return frozen(quantised), frozen(stored)
+
+
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values, contiguous, where nobody can change them: known by identity, they need no comparing."""
+    own = np.ascontiguousarray(array)
+    own = own if own.base is None else own.copy()
+    own.setflags(write=False)
+    return own
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

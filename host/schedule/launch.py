@@ -206,8 +206,10 @@ class Launch:
         """The same launch for a Program that differs in weights only."""
         return replace(self, program=program)
 
-    def with_faults(self, plan: FaultPlan, first_image: int) -> Launch:
+    def with_faults(self, plan: FaultPlan, first_image: int, *, events_too: bool = True) -> Launch:
         """The same launch with a plan's accumulator and feature faults and its conditions, as lists behind all else.
+
+        Without `events_too` only as a plan, for devices that read no event lists.
 
         Raises
         ------
@@ -219,6 +221,8 @@ class Launch:
         from host.faults.saboteur import encode  # it imports Launch
 
         here = plan.images(first_image, self.batch)
+        if not events_too:
+            return replace(self, plan=here, first_image=first_image)
         memory = MemoryMap(self.program.config)
         memory.end = self.end
         units = []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from host.studies import soft_errors
+from host.studies import overclock, soft_errors
+from host.studies.overclock import OverclockSettings
 from host.studies.report import document
-from host.studies.report.document import Document
+from host.studies.report import overclock as clock_shown
+from host.studies.report import soft_errors as flips_shown
+from host.studies.report.document import Document, Section
 from host.studies.soft_errors import SoftErrorSettings
 
 TITLE = "LeNet-5 on Fashion-MNIST, on a faulty accelerator"
@@ -20,6 +23,7 @@ TITLE = "LeNet-5 on Fashion-MNIST, on a faulty accelerator"
 class Settings:
     """What the demo's studies depend on."""
 
+    overclock: OverclockSettings = field(default_factory=OverclockSettings)
     soft_errors: SoftErrorSettings = field(default_factory=SoftErrorSettings)
 
 
@@ -27,6 +31,7 @@ class Settings:
 class Results:
     """What the demo's studies found."""
 
+    overclock: overclock.Summary
     soft_errors: soft_errors.Summary
 
 
@@ -56,9 +61,27 @@ def run(
     """
     if restart and started(folder):
         shutil.rmtree(folder)
-    results = Results(soft_errors.run(folder / "soft-errors", settings.soft_errors, data_dir=data_dir, console=console))
-    document.write(folder, Document(TITLE, soft_errors.sections(results.soft_errors)))
-    return results
+    console = console or Console()
+    console.print("[bold]1 of 2: the accelerator overclocked[/]")
+    clocked = overclock.run(folder / "overclock", settings.overclock, data_dir=data_dir, console=console)
+    console.print("[bold]2 of 2: the accelerator hit by soft errors[/]")
+    flipped = soft_errors.run(folder / "soft-errors", settings.soft_errors, data_dir=data_dir, console=console)
+    sections = [
+        *_under("Overclocked", clock_shown.sections(clocked)),
+        *_under("Hit by soft errors", flips_shown.sections(flipped)),
+    ]
+    document.write(folder, Document(TITLE, sections))
+    return Results(clocked, flipped)
+
+
+def _under(title: str, sections: list[Section]) -> list[Section]:
+    """A study's sections, in a report on several."""
+    first, *rest = sections
+    return [replace(first, title=title), *(replace(part, title=f"{title}: {_lower(part.title)}") for part in rest)]
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:]
 
 
 def started(folder: Path) -> bool:

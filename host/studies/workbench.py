@@ -123,6 +123,8 @@ class Workbench:
     settings : Settings
     study : str
         Which study the folder holds.
+    about : dict
+        What else the results depend on: JSON values.
     device_options : dict
         The device's, beyond array and processes: its fault instrumentation.
     device : Device, optional
@@ -143,6 +145,7 @@ class Workbench:
         *,
         study: str,
         device_options: dict[str, Any],
+        about: dict[str, Any] | None = None,
         data_dir: str | None = None,
         console: Console | None = None,
         device: Device | None = None,
@@ -162,6 +165,7 @@ class Workbench:
             "weights_sha256": sha256(weights.read_bytes()).hexdigest(),
             "data": "fashion-mnist",
             "data_sha256": {**self.train.sha256, **self.test.sha256},
+            **(about or {}),
             **asdict(settings),
         }
         self.run = Run(folder, config, {"versions": self.versions})

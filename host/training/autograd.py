@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from host.program.layers import Layer, Normalisation, Pool
 from host.program.program import Program
 
 Int8 = npt.NDArray[np.int8]
+Unpool = Callable[[Int8, npt.NDArray[np.float32], Pool, int, int], npt.NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Geometry:
     groups: int = 1
     upper: int = 127
     normalisation: Normalisation | None = None
+    unpool: Unpool | None = None
+    """The device's way through pooling backwards (`Device.unpool`)."""
 
     @classmethod
-    def of(cls, layer: Layer, program: Program, module: nn.Module | None) -> Geometry:
+    def of(cls, layer: Layer, program: Program, module: nn.Module | None, unpool: Unpool | None = None) -> Geometry:
         """Geometry of a Program's layer, unfolded; `module` is the network's module it came from, if it has weights."""
         linear = isinstance(module, nn.Linear)
         if layer.fold is None:
@@ -73,6 +77,7 @@ class Geometry:
             layer.groups,
             layer.upper,
             layer.normalisation,
+            unpool,
         )
 
 
@@ -172,17 +177,23 @@ class DeviceLayer(torch.autograd.Function):
 def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometry) -> torch.Tensor:
     """Gradient of the final output, shape (N, M, PH, PW), to that of the convolution's sum, shape (N, M, OH, OW)."""
     conv = torch.from_numpy(recorded.conv)
-    if geometry.pool is not None:
-        pool = geometry.pool
-        # int8 values are exact in float32, and padding counts as -infinity there.
-        _, chosen = F.max_pool2d(
-            conv.float(), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil, return_indices=True
-        )
-        n, m = conv.shape[:2]
-        spread = torch.zeros(n, m, conv.shape[2] * conv.shape[3])
-        grad = spread.scatter_add_(2, chosen.flatten(2), grad.flatten(2)).reshape(conv.shape)
     low = 0 if geometry.relu else -128
-    return grad * ((conv > low) & (conv < geometry.upper))
+    if geometry.pool is None:
+        return grad * ((conv > low) & (conv < geometry.upper))
+    pool = geometry.pool
+    if geometry.unpool is not None:
+        found = geometry.unpool(recorded.conv, grad.contiguous().numpy(), pool, low, geometry.upper)
+        if found is not None:
+            return torch.from_numpy(found)
+    # int8 values are exact in float32, and padding counts as -infinity there.
+    value, chosen = F.max_pool2d(
+        conv.float(), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil, return_indices=True
+    )
+    # Only chosen values pass a gradient, so only they need to be looked at.
+    grad = grad * ((value > low) & (value < geometry.upper))
+    n, m = conv.shape[:2]
+    spread = torch.zeros(n, m, conv.shape[2] * conv.shape[3])
+    return spread.scatter_add_(2, chosen.flatten(2), grad.flatten(2)).reshape(conv.shape)
 
 
 def constant_weight(layer: Layer) -> torch.Tensor:
@@ -193,4 +204,5 @@ def constant_weight(layer: Layer) -> torch.Tensor:
 
 def dequantise(x: Int8, frac: int) -> torch.Tensor:
     """Int8 at scale `2**-frac` to float32, exact."""
-    return torch.from_numpy(np.ascontiguousarray(x)).float() * 2.0**-frac
+    # One pass: an integer tensor times a number is float32.
+    return torch.from_numpy(np.ascontiguousarray(x)) * 2.0**-frac

@@ -154,7 +154,9 @@ class Twin(nn.Module):
         self.program = program
         self.runtime = self.device.runtime(program)
         self._geometry = {
-            layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name))
+            layer.name: Geometry.of(
+                layer, program, None if layer.constant else self._module(layer.name), self.device.unpool
+            )
             for layer in program.layers
         }
 
@@ -202,8 +204,15 @@ class Twin(nn.Module):
             old = self._written.get(name)
             if old is not None and torch.equal(weight, old[0]) and (bias is None or _equal(bias, old[1])):
                 continue
-            self.program.requantise(name, weight.detach(), None if bias is None else bias.detach())
-            self._written[name] = (weight.detach().clone(), None if bias is None else bias.detach().clone())
+            self.program.requantise(
+                name, weight.detach(), None if bias is None else bias.detach(), self.device.quantise
+            )
+            if old is None:
+                self._written[name] = (weight.detach().clone(), None if bias is None else bias.detach().clone())
+            else:
+                old[0].copy_(weight.detach())
+                if bias is not None and old[1] is not None:
+                    old[1].copy_(bias.detach())
             changed.append(name)
         return changed
 

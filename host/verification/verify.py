@@ -38,7 +38,7 @@ Make = Callable[[str, Config, int], Device]
 
 def make_device(name: str, config: Config, units: int, **options: Any) -> Device:
     """A device as verification uses it: small memory, a few compute units; options of its own go before."""
-    units_of = {"reference": "units", "simulation": "processes", "opencl": "units"}
+    units_of = {"reference": "units", "simulation": "processes", "opencl": "units", "emulator": "units"}
     usual: dict[str, Any] = {"memory_bytes": MEMORY_BYTES}
     if name in units_of:
         usual[units_of[name]] = units

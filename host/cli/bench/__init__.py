@@ -11,5 +11,6 @@ for _benchmark in (
     "hardware",
     "cycles",
     "opencl",
+    "emulator",
 ):
     import_module(f"host.cli.bench.{_benchmark}")

@@ -93,6 +93,8 @@ class OpenCLDevice(Device):
         self.parts = (1 if processor else 4) if parts is None else parts
         self._shape = shape_for(config, processor=processor, group=group)
         self._session: Session | None = self._made()
+        # Gateware has lanes that are late; the kernel from source has none.
+        self.knows_conditions = self._session.program.is_gateware
 
     def _made(self) -> Session:
         with _as_device_errors("the OpenCL device cannot be set up"):
@@ -187,8 +189,8 @@ class OpenCLDevice(Device):
                 return self.session.wait(running, self.launch_timeout_s)
         except BaseException:
             # A kernel that still runs would write into what comes next.
-            if self._session is not None:
-                self._session = self._made()
+            self._session = None
+            self._session = self._made()
             raise
 
     def runtime(self, program: Program) -> Overlapped:

@@ -141,7 +141,7 @@ class Overlapped(Runtime):
                 if number == 0:
                     # Faults in weights last for the whole run.
                     hit = self._write_weights(launch, here)
-                flying.append(self._begun(number, launch, features))
+                flying.append(self._begun(number, launch, features, writeback))
                 first_image += len(x)
             while flying:
                 yield self._finished(flying)
@@ -165,7 +165,7 @@ class Overlapped(Runtime):
             )
         self.program.check_input(x.shape)
         launch = self._schedule(positions, len(x), writeback)
-        return launch if here is None or not len(here) else launch.with_faults(here, first_image)
+        return launch if here is None or here.empty else launch.with_faults(here, first_image)
 
     def _features(self, x: Int8, here: FaultPlan | None, first_image: int) -> Int8:
         """A batch as it lies in memory, with the flips in its bits."""
@@ -174,7 +174,7 @@ class Overlapped(Runtime):
             values = flip(values, here.at(0, "input").counted_from(first_image))
         return self.device.reorder(values)
 
-    def _begun(self, number: int, launch: Launch, features: Int8) -> _Batch:
+    def _begun(self, number: int, launch: Launch, features: Int8, writeback: bool) -> _Batch:
         if not self._second or launch.end > self._second:
             self._second = launch.end
         if number % AT_ONCE:
@@ -187,7 +187,7 @@ class Overlapped(Runtime):
         writes = self.device.begin_write(launch.memory[memory.input_name(INPUT)].address, features)
         running = self.device.begin(launch, after=writes)
         reads: dict[str, tuple[Bytes, list[Any]]] = {}
-        for name in launch.written:
+        for name in sorted(self._wanted(launch, writeback)):
             array, *events = self.device.begin_read(
                 launch.memory[name].address, launch.memory[name].nbytes, after=running.events
             )

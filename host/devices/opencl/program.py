@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from host.devices.opencl.source import INTERFACE, Shape, source
 from hw.config import Config
 
 KERNEL, IDENTITY = "redline", "redline_identity"
-GATEWARE_ARGUMENTS = 6
-"""The arguments of the register map: descriptors, jobs, and address and count of both event lists."""
-SOURCE_ARGUMENTS = 12
+GATEWARE_ARGUMENTS = 8
+"""The arguments of the register map: address and count of descriptors, of both lists of events and of late masks."""
+SOURCE_ARGUMENTS = 14
 """The same, and what the gateware has of its own: memory, feature buffers, weights, results, their size, status."""
 IDENTITY_WORDS = 3
 
@@ -56,7 +57,7 @@ def compiled(context: Any, device: Any, config: Config, shape: Shape) -> Any:
     DeviceError
         If the driver's compiler refuses it; with its log.
     """
-    return _build(cl.Program(context, source(config, shape)), device, "the OpenCL C kernel")
+    return _build(cl.Program(context, source(config, shape)), device, "the OpenCL C kernel", ["-cl-std=CL1.2"])
 
 
 def loaded(context: Any, device: Any, binary: Path) -> Any:
@@ -78,12 +79,12 @@ def loaded(context: Any, device: Any, binary: Path) -> Any:
     return _build(made, device, str(binary))
 
 
-def _build(program: Any, device: Any, what: str) -> Any:
+def _build(program: Any, device: Any, what: str, options: Sequence[str] = ()) -> Any:
     try:
         with warnings.catch_warnings():
             # A driver's compiler may be talkative; what matters is whether it fails.
             warnings.simplefilter("ignore", cl.CompilerWarning)
-            return program.build(devices=[device])
+            return program.build(list(options), devices=[device])
     except cl.Error as error:
         raise DeviceError(f"{what} cannot be built for {device.name.strip()!r}: {error}") from error
 

@@ -1,4 +1,4 @@
-// Executes the descriptors of one compute unit on device memory, bit for bit as the gateware does (docs/architecture.md).
+// Executes the descriptors of one compute unit on device memory, bit for bit like the gateware (docs/architecture.md).
 //
 // One work-group is one compute unit: its work-items share the words of a load, the outputs of a job and the pixels of
 // a result, and meet at a barrier in between. What comes before this file is generated from `hw` (source.py): LANES,
@@ -316,13 +316,13 @@ static void flip_features(const job_t *job, uint number, uint group, records_t e
     }
 }
 
-// Arguments up to `feature_event_count` are those of the register map (hw.registers). The rest stand for what the
-// gateware has of its own: its memory, its buffers, its counters.
+// Arguments up to `late_mask_count` are those of the register map (hw.registers). The rest stand for what the gateware
+// has of its own: its memory, its buffers, its counters. Late masks are not modelled; the host refuses such plans.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void redline(__global const uchar *descriptors, uint jobs, __global const uchar *mac_events, uint mac_event_count,
-             __global const uchar *feature_events, uint feature_event_count, __global uchar *memory,
-             __global operand *features, __global operand *weights, __global char *results, uint result_bytes,
-             __global uint *status) {
+             __global const uchar *feature_events, uint feature_event_count, __global const uchar *late_masks,
+             uint late_mask_count, __global uchar *memory, __global operand *features, __global operand *weights,
+             __global char *results, uint result_bytes, __global uint *status) {
     reads_t zeros = features + 2 * FEATURE_WORDS * VEC;
     __global char *conv = results, *pooled = results + result_bytes / 2;
     if (get_local_id(0) == 0) {

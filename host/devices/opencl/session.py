@@ -117,6 +117,8 @@ class Session:
             np.uint32(len(unit.mac_events)),
             self._list(unit.feature_events),
             np.uint32(len(unit.feature_events)),
+            self._list(unit.late_masks),
+            np.uint32(len(unit.late_masks)),
         ]
         if not self.program.is_gateware:
             scratch = self._unit(number, unit.descriptors)

@@ -20,7 +20,8 @@ FLAGS = (
     *("LOAD", "FENCE", "SRC_B", "DST_B", "STORE", "RELU", "POOL", "WRITE_CONV", "WRITE_POOL", "LOAD_ONLY", "STREAM"),
     *("CONTINUE", "PARTIAL", "RESUME", "MORE"),
 )
-"""The flags it knows. Fences and streams say when something happens, which an executor in order need not heed."""
+"""The flags it knows. Fences, streams and chunks of loads say when something happens: an executor in order need not
+heed them."""
 KNOWN = sum(getattr(Flag, name) for name in FLAGS)
 STATUS_FAULTS, STATUS_JOBS = 0, 1
 """Words of the kernel's status: fault events applied, jobs done."""

@@ -59,4 +59,13 @@ def title(axes: Any, text: str) -> None:
 
 def legend(axes: Any, columns: int) -> None:
     """A panel's legend, in a row above it."""
-    axes.legend(frameon=False, ncols=columns, loc="upper left", bbox_to_anchor=(0, 1.1), borderaxespad=0)
+    axes.legend(
+        frameon=False,
+        ncols=columns,
+        loc="upper left",
+        bbox_to_anchor=(0, 1.1),
+        borderaxespad=0,
+        handlelength=1.2,
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )

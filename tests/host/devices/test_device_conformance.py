@@ -16,6 +16,8 @@ from tests.host.opencl import needs_opencl
 DEVICES = [
     pytest.param(("reference", REDLINE), id="reference"),
     pytest.param(("reference", PIPECNN), id="reference-pipecnn"),
+    pytest.param(("emulator", REDLINE), id="emulator"),
+    pytest.param(("emulator", PIPECNN), id="emulator-pipecnn"),
     pytest.param(("simulation", REDLINE), id="simulation"),
     pytest.param(("executor", REDLINE), id="executor"),
     pytest.param(("opencl", REDLINE), id="opencl", marks=needs_opencl),

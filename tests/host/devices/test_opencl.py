@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from host.devices.device import DeviceError
 from host.devices.reference import ReferenceDevice
 from host.devices.registry import device as by_name
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
-from host.faults.plan import FaultPlan
+from host.faults.stuck import StuckAt
 from host.program.program import Program
 from host.schedule.launch import Launch, schedule
 from host.verification.cases import CONFIGS, random_case, random_program
@@ -155,7 +160,7 @@ def test_files_that_are_no_binary_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="no kernel 'redline': it was not built for Redline"):
         make(binary=binary)
     binary = compiled(tmp_path, IDENTITY + "__kernel void redline(__global uchar *x) { x[0] = 1; }")
-    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 6"):
+    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 8"):
         make(binary=binary)
 
 
@@ -163,6 +168,13 @@ def test_a_kernel_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hw_config, "INTERFACE_VERSION", hw_config.INTERFACE_VERSION + 1)
     with pytest.raises(DeviceError, match=r"executes descriptors of interface version \d+, this Redline's have"):
         source(CONFIG, shape_for(CONFIG, processor=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, True), (64, 4, False)])
+def test_the_source_is_opencl_c_1_2_without_a_warning(shape: tuple[int, int, bool]) -> None:
+    context = cl.Context([platforms.find()])
+    for config in (CONFIGS[0], CONFIGS[4], CONFIGS[7]):
+        cl.Program(context, source(config, Shape(*shape))).build(["-cl-std=CL1.2", "-Werror"])
 
 
 def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +185,7 @@ def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest
         make()
 
 
-# -- gateware, as a board's binary would bring it: six arguments, absolute addresses
+# -- gateware, as a board's binary would bring it: the register map's arguments, absolute addresses
 
 IDENTITY = f"""
 __kernel void redline_identity(__global ulong *identity) {{
@@ -182,7 +194,8 @@ __kernel void redline_identity(__global ulong *identity) {{
 __kernel void where_is(__global uchar *memory, __global ulong *address) {{ address[0] = (ulong)memory; }}
 """
 ARGUMENTS = """__kernel void redline(__global const uchar *descriptors, uint jobs, __global const uchar *mac_events,
-    uint mac_event_count, __global const uchar *feature_events, uint feature_event_count)"""
+    uint mac_event_count, __global const uchar *feature_events, uint feature_event_count,
+    __global const uchar *late_masks, uint late_mask_count)"""
 COPY = (
     IDENTITY
     + ARGUMENTS
@@ -197,6 +210,7 @@ COPY = (
             to[at] = from[at];
         to[words * VEC] = mac_event_count;
         to[words * VEC + 1] = feature_event_count;
+        to[words * VEC + 2] = late_mask_count;
     }
 }"""
 )
@@ -256,7 +270,11 @@ def test_gateware_gets_the_register_maps_arguments_and_the_boards_addresses(prog
         board.write(0x8000, data)
         report = board.launch(toy_launch(program, 64, 0x8000, 0x20000, faults=7))
         np.testing.assert_array_equal(board.read(0x20000, len(data)), data)
-        assert board.read(0x20000 + len(data), 2).tolist() == [7, 0]
+        assert board.read(0x20000 + len(data), 3).tolist() == [7, 0, 0]
+        assert board.knows_conditions
+        stuck = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
+        with pytest.raises(DeviceError, match="late or stuck bits in 1 groups, but this accelerator was built for 0"):
+            board.launch(launch(program).with_faults(stuck, 0))
         # Its counters are in registers that OpenCL does not reach.
         assert report.faults_applied == 0
 
@@ -330,22 +348,63 @@ def test_a_job_that_reaches_too_far_or_means_nothing_is_refused(
         device.launch(replace(made, units=[replace(unit, descriptors=records)]))
 
 
-@dataclass(frozen=True, eq=False)
-class Conditioned(FaultPlan):
-    """A plan that says more than flips of bits."""
+ON_CHIP = (
+    "load_base",
+    "src_base",
+    "src_plane",
+    "src_image",
+    "src_step",
+    "src_tap",
+    "dst_base",
+    "dst_plane",
+    "dst_image",
+)
+GEOMETRY = ("in_h", "in_w", "stride_y", "stride_x", "pad_y", "pad_x")
 
-    conditions: tuple[str, ...] = ()
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_nonsense_on_chip_harms_nothing_but_its_own_result(data: st.DataObject, program: Program) -> None:
+    made = launch(program)
+    unit = made.units[0]
+    records = unit.descriptors.copy()
+    for _ in range(4):
+        name = data.draw(st.sampled_from(ON_CHIP))
+        at = data.draw(st.integers(0, len(records) - 1))
+        records[name][at] = data.draw(st.integers(0, np.iinfo(records[name].dtype).max))
+    device = shared()
+    device.write(0, np.full(1 << 22, 0x5A, np.uint8))
+    device.launch(replace(made, units=[replace(unit, descriptors=records)]))
+    untouched = np.full(1 << 22, True)
+    for name in made.written:
+        region = made.memory[name]
+        untouched[region.address : region.address + region.nbytes] = False
+    assert (device.read(0, 1 << 22)[untouched] == 0x5A).all()
 
 
-def test_a_plan_with_what_it_does_not_model_is_refused(program: Program) -> None:
-    plain = SoftErrors(1e-2, per="mac").draw(program, 0, 1, 1)
-    columns = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
+@lru_cache(maxsize=1)
+def shared() -> OpenCLDevice:
+    return make()
+
+
+def test_a_plan_with_conditions_is_refused_by_passes_launches_and_streams(program: Program) -> None:
+    plan = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
     with make() as device:
-        made = launch(program).with_faults(plain, 0)
-        refused = replace(made, plan=Conditioned(**columns, conditions=("clock period 10.9 ns",)))
-        with pytest.raises(DeviceError, match="the fault plan has conditions, which the opencl device does not model"):
-            device.launch(refused)
-        device.launch(replace(made, plan=Conditioned(**columns)))
+        assert not device.knows_conditions
+        with pytest.raises(DeviceError, match="the opencl device has no model of late or stuck bits"):
+            device.runtime(program).forward(images(program, 1), plan=plan)
+        refused = r"has conditions .lane 0 accumulator bit 4 stuck at 1., of which the opencl device has no model"
+        with pytest.raises(DeviceError, match=refused):
+            device.launch(launch(program).with_faults(plan, 0))
+        with pytest.raises(DeviceError, match=refused):
+            list(device.runtime(program).stream([images(program, 1)], plan=plan))
+
+
+def test_without_the_bindings_doctor_is_named() -> None:
+    code = "import sys; sys.modules['pyopencl'] = None; import redline; redline.device('opencl')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "DeviceError: the opencl device cannot be loaded" in done.stderr
+    assert "'redline doctor' says what is missing" in done.stderr
 
 
 def test_units_below_one_are_refused() -> None:
@@ -361,3 +420,30 @@ def test_random_cases_give_the_same_on_more_units_than_cores() -> None:
             found, wanted = (Runtime(case.program, device).forward(x) for device in (many, one))
         for name in case.program.names:
             np.testing.assert_array_equal(found.out[name], wanted.out[name])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        pytest.param("(shift == 0 ? (lanes_t)(0) : twice & 1)", "0", id="no rounding"),
+        pytest.param("(lanes_t)((int)job->upper)", "(lanes_t)(127)", id="no ReLU6"),
+        pytest.param("group / job->src_period * job->src_step", "0", id="groups read alike"),
+        pytest.param("ky * job->src_tap", "ky * job->in_w", id="additions read rows"),
+        pytest.param("sums[q] ^= LOAD_WIDE(q, flips)", "", id="no flips in accumulators"),
+        pytest.param("^= (char)(1u <<", "^= (char)(2u <<", id="another bit of an output"),
+        pytest.param("kx < min(x + (int)job->pool_kernel,", "kx < min(x + 1,", id="narrow windows of pooling"),
+    ],
+)
+def test_verification_finds_a_slip_in_the_kernel(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from host.devices.opencl import program as programs
+
+    whole = programs.source
+
+    def slipped(config: Config, shape: Shape) -> str:
+        text = whole(config, shape)
+        assert text.count(right) == 1
+        return text.replace(right, wrong)
+
+    monkeypatch.setattr(programs, "source", slipped)
+    report = verify(("reference", "opencl"), cases=60, seed=1, configs=(CONFIG,), most_mismatches=1)
+    assert report.mismatches

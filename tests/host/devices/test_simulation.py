@@ -21,7 +21,7 @@ import pytest
 
 from host.devices.device import DeviceError
 from host.devices.simulation import SimulationDevice
-from hw import events
+from hw import events, masks
 from hw.config import Config
 from sim.cache import BuildError
 from sim.memory import Stalls
@@ -64,6 +64,8 @@ def launch(*jobs: list[tuple[int, int, int]], config: Config = PLAIN, faults: in
             mac_events_address=0x8000 + 0x1000 * number,
             feature_events=np.zeros(0, events.DTYPE),
             feature_events_address=0x8800 + 0x1000 * number,
+            late_masks=np.zeros(0, masks.DTYPE),
+            late_masks_address=0,
         )
         for number, copied in enumerate(jobs)
     ]

@@ -95,8 +95,8 @@ def test_swallowed_pulses_change_little(lane) -> None:
 
 
 @icarus
-def test_a_pulse_shorter_than_the_rejection_does_not_leave_a_gate(lane) -> None:
-    """With a rejection, outputs are inertial: the text of the gates says so; without, none is."""
+def test_gates_are_inertial_only_with_a_rejection(lane) -> None:
+    """Verilog's continuous assignments with a delay swallow shorter pulses: none without a rejection."""
     netlist, adders, _ = lane
     plain, rejecting = (oracle.lane_verilog(netlist, adders, reject_ps=reject) for reject in (0, 100))
     assert "assign #(" not in plain

@@ -1,0 +1,228 @@
+"""What the study of overclocking shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from host.stats import Rate
+from host.studies.curves import LOOP, curves
+from host.studies.report import figure
+from host.studies.report.common import device_words, settings_table, versions_table
+from host.studies.report.document import Bullets, Figure, Section, Table
+from host.studies.results import WORDS, Row, levels, percent, protection_table, results_table, shown_level
+from hw.delays import Table as DelayTable
+
+if TYPE_CHECKING:
+    from host.studies.overclock import Summary
+    from host.training.microscope import WordErrors
+
+LEVEL = "clock, MHz"
+
+
+def sections(summary: Summary) -> list[Section]:
+    """The report's parts; the first has no heading of its own."""
+    treatments = {row.treatment for row in summary.rows}
+    words = Bullets([f"{name}: {text}" for name, text in WORDS.items() if name in treatments], terms=True)
+    parts = [
+        Section("", [Bullets(headline(summary)), plot(summary)]),
+        Section("Where accuracy has fallen by one point", [tipping_table(summary), _tipping_words(summary)]),
+        Section("Results", [results_table(summary.rows, LEVEL, ("training seed", _seed)), words]),
+    ]
+    protection = protection_table(summary.rows, LEVEL)
+    if protection is not None:
+        text = (
+            f"Share of each layer's outputs that are more than {summary.settings.threshold} units off, compared with "
+            "what the layer makes of the same input without errors; the layer with the largest share is protected."
+        )
+        parts.append(Section("The protected layer", [text, protection]))
+    words_of = (
+        f"Of the original network on {summary.settings.probe_images} training images: the share of wrong words, their "
+        "mean distance from the right one, and the bits that are wrong most often. A layer is compared with what it "
+        "makes of the same input without errors."
+    )
+    return [
+        *parts,
+        Section("What the layers do wrong", [words_of, errors_table(summary), bits_plot(summary)]),
+        Section("How", [Bullets(how(summary))]),
+        Section(
+            "Settings and versions",
+            [settings_table(asdict(summary.settings)), versions_table(summary.versions)],
+            folded=True,
+        ),
+    ]
+
+
+def _seed(row: Row) -> str:
+    return "" if row.seed is None else str(row.seed)
+
+
+def tipping_table(summary: Summary) -> Table:
+    """The clock at which each curve has fallen one point, and the gain over the original's."""
+    body = []
+    for name, tip in summary.tips.items():
+        gain, low, high = summary.gains[name]
+        gained = "" if name == "original" else f"{100 * gain:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
+        rate = f"{1e6 * tip.mhz / summary.cycles:,.0f}" if summary.cycles else "not counted"
+        body.append([name, str(tip), gained, rate])
+    return Table(["network", "clock [95 %]", "gain over original [95 %]", "images/s at that clock"], body)
+
+
+def _tipping_words(summary: Summary) -> str:
+    seeds = len(summary.settings.seeds)
+    return (
+        "One point below the fault-free int8 network, interpolated between measured clocks. Intervals: percentile "
+        f"bootstrap over test images (the same for all networks and clocks) and {seeds} training seed(s). Images/s: "
+        "the clock over the cycles of an image on one array; a protected layer's time on the CPU is not in it."
+    )
+
+
+def headline(summary: Summary) -> list[str]:
+    """The result in sentences."""
+    tip = summary.tips
+    said = [f"The original network has lost one point at {tip['original']}."]
+    for name in ("TWA", "TWA+CLP"):
+        gain, low, high = summary.gains[name]
+        said.append(
+            f"{name} has lost one point at {tip[name]}: "
+            f"a clock {100 * gain:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}] higher."
+        )
+    top = max(levels(summary.rows))
+    at = {name: _pooled(summary.rows, name, top) for name in LOOP}
+    said.append(f"At {top:g} MHz: " + "; ".join(f"{name} {percent(rate)}" for name, rate in at.items()) + ".")
+    if not summary.repeatable:
+        said.append("A SECOND RUN GAVE OTHER OUTPUTS: the errors are not deterministic, which is a defect.")
+    return said
+
+
+def _pooled(rows: Sequence[Row], treatment: str, level: float) -> Rate:
+    """Accuracy over all seeds; the interval is that of images, seeds taken as one."""
+    right = np.stack([r.evaluation.right for r in rows if r.treatment == treatment and r.level == level])
+    return Rate(round(float(right.mean()) * right.shape[1]), right.shape[1])
+
+
+def how(summary: Summary) -> list[str]:
+    """What was done, in sentences."""
+    s = summary.settings
+    return [
+        device_words(s),
+        f"Errors are those of the adders' registers at each clock, from the delay table of {_placed(s.delays)}: a "
+        "register captures the operand bits that arrived in time, and the step before's for the rest.",
+        "The same input at the same clock makes the same errors; a repeated run gave the same outputs, byte for byte."
+        if summary.repeatable
+        else "A repeated run gave other outputs.",
+        f"Each retraining saw {s.train_images:,} training images in batches of {s.batch} (SGD, learning rate {s.lr:g}) "
+        "at the clock at which it is tested, from the pretrained network.",
+        f"The protected layer is the one with the largest share of outputs more than {s.threshold} units off "
+        f"(measured on {s.probe_images} training images at that clock); it runs on the CPU in the same integers.",
+    ]
+
+
+def _placed(table: DelayTable) -> str:
+    return (
+        f"{len(table.lanes)} lanes placed and routed for {table.part}, speed grade {table.speed_grade} (placement seed "
+        f"{table.seed}, static limit {table.static_fmax_mhz():.1f} MHz)"
+    )
+
+
+def plot(summary: Summary) -> Figure:
+    """Accuracy against the clock, and which layer makes the errors."""
+    rows = summary.rows
+    clocks = levels(rows)
+    clean = next(row for row in rows if row.treatment == "int8, fault-free").accuracy
+    with figure.pyplot() as plt:
+        picture, (left, right) = plt.subplots(
+            1, 2, figsize=(12, 5), gridspec_kw={"width_ratios": [3, 2]}, layout="constrained"
+        )
+        left.axhline(100 * clean.value, color=figure.INK, linewidth=1, linestyle=(0, (6, 3)))
+        left.annotate(
+            f"fault-free int8: {100 * clean.value:.1f} %",
+            (0, 100 * clean.value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=figure.INK,
+        )
+        static = summary.settings.delays.static_fmax_mhz()
+        left.axvline(static, color=figure.INK, linewidth=0.8, linestyle=":")
+        left.annotate(
+            f"static limit {static:.1f} MHz",
+            (static, 0),
+            xytext=(4, 4),
+            textcoords="offset points",
+            rotation=90,
+            color=figure.INK,
+            fontsize=9,
+        )
+        for name, curve in curves(rows).items():
+            mean = 100 * curve.mean((0, 2))
+            ends = 100 * np.array([_pooled(rows, name, mhz).interval for mhz in clocks])
+            style = "-" if name in LOOP else "--"
+            left.plot(clocks, mean, style, color=figure.COLOURS[name], label=name, marker="o", markersize=4)
+            left.fill_between(clocks, ends[:, 0], ends[:, 1], color=figure.COLOURS[name], alpha=0.2, linewidth=0)
+            if len(curve) > 1:
+                for one in curve:
+                    left.plot(clocks, 100 * one.mean(1), color=figure.COLOURS[name], linewidth=0.5, alpha=0.6)
+        left.set_xlabel("clock, MHz")
+        left.set_ylabel(f"accuracy on {clean.trials:,} test images, %")
+        left.set_ylim(0, 104)
+        figure.legend(left, 6)
+        figure.title(left, "Accuracy over the clock")
+
+        for at, layer in enumerate(summary.errors[clocks[0]]):
+            shares = [100 * summary.errors[mhz][at].accumulator.rate.value for mhz in clocks]
+            right.plot(clocks, shares, marker="o", markersize=4, label=layer.layer)
+        right.set_yscale("symlog", linthresh=0.1)
+        right.set_ylim(bottom=0)
+        right.set_xlabel("clock, MHz")
+        right.set_ylabel("wrong accumulators at the end of an output, %")
+        figure.legend(right, 5)
+        figure.title(right, "How often each layer errs")
+        return figure.render(picture, "overclock", "Accuracy against the clock, and errors by layer")
+
+
+def errors_table(summary: Summary) -> Table:
+    """Errors of the layers at each clock."""
+    body = []
+    for mhz, layers in summary.errors.items():
+        for layer in layers:
+            cells = [*_cells(layer.accumulator), *_cells(layer.output)]
+            body.append([shown_level(mhz), layer.layer, *cells])
+    head = [LEVEL, "layer", "wrong accumulators", "mean distance", "bits", "wrong outputs", "mean distance", "bits"]
+    return Table(head, body, group=0)
+
+
+def _cells(errors: WordErrors) -> list[str]:
+    """Rate, mean distance, and the bits that are wrong most often."""
+    low, high = errors.rate.interval
+    wrong = np.argsort(-np.array(errors.bits), kind="stable")[:3].tolist()
+    often = ", ".join(str(bit) for bit in wrong if errors.bits[bit])
+    return [f"{100 * errors.rate.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}]", f"{errors.magnitude:,.1f}", often]
+
+
+def bits_plot(summary: Summary) -> Figure:
+    """How often each bit of the accumulators is wrong, by layer, at every clock."""
+    clocks = list(summary.errors)
+    names = [layer.layer for layer in summary.errors[clocks[0]]]
+    shares = np.array(
+        [
+            [100 * np.array(layer.accumulator.bits) / layer.accumulator.words for layer in summary.errors[mhz]]
+            for mhz in clocks
+        ]
+    )
+    with figure.pyplot() as plt:
+        picture, panels = plt.subplots(
+            1, len(names), figsize=(12, 3.6), sharey=True, layout="constrained", squeeze=False
+        )
+        top = max(float(shares.max()), 1e-9)
+        for at, (axes, name) in enumerate(zip(panels[0], names, strict=True)):
+            image = axes.imshow(shares[:, at].T, aspect="auto", origin="lower", cmap="magma_r", vmin=0, vmax=top)
+            axes.set_xticks(range(len(clocks)), [shown_level(mhz) for mhz in clocks], rotation=60)
+            axes.set_title(name, fontsize=11)
+            axes.set_xlabel("clock, MHz")
+        panels[0, 0].set_ylabel("bit of the accumulator")
+        picture.colorbar(image, ax=panels[0], label="wrong, % of words")
+        return figure.render(picture, "overclock-bits", "Which bits of the accumulators are wrong, by layer and clock")
