@@ -38,7 +38,7 @@ def test_lenets_cycles_are_predicted_within_two_percent(config: Config, memory: 
 
 
 @pytest.mark.parametrize("memory", MEMORIES[:3], ids=str)
-@pytest.mark.parametrize("config", [CONFIGS[3], CONFIGS[5]], ids=["16x8", "tiled"])
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3], CONFIGS[5]], ids=["output by output", "16x8", "tiled"])
 def test_random_launches_cycles_are_predicted_within_two_percent(config: Config, memory: Memory) -> None:
     for predicted, counted in errors(config, memory, 9, range(6)):
         assert predicted == pytest.approx(counted, rel=0.02)
