@@ -66,7 +66,7 @@ def demo(
     with interruptible():
         found = study.run(folder, settings, data_dir=data_dir, restart=restart, console=console)
     show_table(short_table(found.overclock.rows, clock_shown.LEVEL), "LeNet-5 on Fashion-MNIST, overclocked")
-    show_table(clock_shown.tipping_table(found.overclock), "Where accuracy has fallen by one point")
+    show_table(clock_shown.tipping_table(found.overclock), "Where accuracy has fallen by one point and by five")
     show_table(short_table(found.soft_errors.rows, flips_shown.LEVEL), "The same network hit by soft errors")
     for line in [*clock_shown.headline(found.overclock), *flips_shown.headline(found.soft_errors)]:
         console.print(line)

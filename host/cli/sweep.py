@@ -73,7 +73,7 @@ def sweep_overclock(
     with interruptible():
         summary = overclock.run(folder, settings, data_dir=data_dir, console=console)
     show_table(short_table(summary.rows, shown.LEVEL), "LeNet-5 on Fashion-MNIST, overclocked")
-    show_table(shown.tipping_table(summary), "Where accuracy has fallen by one point")
+    show_table(shown.tipping_table(summary), "Where accuracy has fallen by one point and by five")
     for line in shown.headline(summary):
         console.print(line)
     show_files(folder)

@@ -18,7 +18,7 @@ from host.studies.report import document
 from host.studies.report import overclock as shown
 from host.studies.report.document import Document
 from host.studies.results import Row, table_csv
-from host.studies.tipping import Tip, tips
+from host.studies.tipping import Gain, Tip, tips
 from host.studies.workbench import Meter, Settings, Workbench, metered
 from host.training.baselines import Disturbance, dropout, gaussian_noise, retrain_disturbed
 from host.training.microscope import LayerErrors, WordErrors, layer_errors
@@ -29,6 +29,8 @@ from hw.masks import MOST_GROUPS
 from sim.timing import shipped
 
 KINDS = ("accumulator", "output")
+DROPS = (0.01, 0.05)
+"""Falls in accuracy whose clocks are reported, as shares of images."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Summary:
         An image's, fault-free, chained; 0 if the device counts none.
     repeatable : bool
         Whether a second run at the middle clock gave the same outputs, byte for byte.
-    tips, gains
-        Of `tips`, for each treatment.
+    tips
+        For each share of `DROPS`: what `tips` gives, the clocks and the gains of every treatment.
     errors
         At each clock, what each layer of the original network does wrong on the input that it gets.
     """
@@ -90,8 +92,7 @@ class Summary:
     rows: list[Row]
     cycles: float
     repeatable: bool
-    tips: dict[str, Tip]
-    gains: dict[str, tuple[float, float, float]]
+    tips: dict[float, tuple[dict[str, Tip], dict[str, Gain]]]
     errors: dict[float, list[LayerErrors]]
 
 
@@ -146,7 +147,7 @@ def _measure(bench: Workbench, s: OverclockSettings) -> Summary:
         middle = s.clocks[clocks // 2]
         again = bench.tested(f"original {middle:g} again", bench.twin, s.fault(middle), meter)
     first = next(row for row in rows if row.treatment == "original" and row.level == middle)
-    tipped, gains = tips(s.clocks, curves(rows), clean.right)
+    tipped = {drop: tips(s.clocks, curves(rows), clean.right, drop=drop) for drop in DROPS}
     return Summary(
         s,
         bench.versions,
@@ -154,7 +155,6 @@ def _measure(bench: Workbench, s: OverclockSettings) -> Summary:
         clean.report.cycles / tested,
         again.digest == first.evaluation.digest,
         tipped,
-        gains,
         errors,
     )
 

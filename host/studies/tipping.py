@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Right = npt.NDArray[np.bool_]
 """Whether each image was right: shape (seeds, clocks, images)."""
+Gain = tuple[float, float, float]
+"""How much higher a clock is than another, minus 1, and the ends of its interval."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def tips(
     drop: float = 0.01,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[dict[str, Tip], dict[str, tuple[float, float, float]]]:
+) -> tuple[dict[str, Tip], dict[str, Gain]]:
     """The clock at which each curve has lost `drop`, and how much higher it is than the first curve's.
 
     All curves are of the same test images: a resample draws images once for all of them (paired), and seeds for each.

@@ -82,7 +82,15 @@ def test_a_repeated_run_is_the_same_byte_for_byte_and_the_report_says_so(finishe
 
 def test_the_report_has_tips_errors_and_pictures(finished: Path) -> None:
     text = (finished / "report.md").read_text()
-    for said in ("has lost one point", "wrong accumulators", "static limit", "noise", "dropout", "seed 2"):
+    for said in (
+        "has lost one point",
+        "has lost 5 points",
+        "wrong accumulators",
+        "static limit",
+        "noise",
+        "dropout",
+        "seed 2",
+    ):
         assert said in text, said
     for name in ("overclock.png", "overclock-bits.svg", "report.html"):
         assert (finished / name).stat().st_size > 1000
