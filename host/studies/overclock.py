@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from host.faults.overclock import Overclock
+from host.schedule.cycles import estimate
+from host.schedule.launch import schedule
 from host.store.files import write_atomic
 from host.studies.curves import curves
 from host.studies.report import document
@@ -29,6 +31,7 @@ from hw.masks import MOST_GROUPS
 from sim.timing import shipped
 
 KINDS = ("accumulator", "output")
+EVALUATION_BATCH = 256
 DROPS = (0.01, 0.05)
 """Falls in accuracy whose clocks are reported, as shares of images."""
 
@@ -78,7 +81,8 @@ class Summary:
     Attributes
     ----------
     cycles : float
-        An image's, fault-free, chained; 0 if the device counts none.
+        An image's, fault-free, chained: counted, or from the cycle model if the device counts none.
+    counted : bool
     repeatable : bool
         Whether a second run at the middle clock gave the same outputs, byte for byte.
     tips
@@ -91,6 +95,7 @@ class Summary:
     versions: dict[str, str]
     rows: list[Row]
     cycles: float
+    counted: bool
     repeatable: bool
     tips: dict[float, tuple[dict[str, Tip], dict[str, Gain]]]
     errors: dict[float, list[LayerErrors]]
@@ -152,11 +157,19 @@ def _measure(bench: Workbench, s: OverclockSettings) -> Summary:
         s,
         bench.versions,
         sorted(rows, key=lambda row: (row.level is not None, row.level or 0)),
-        clean.report.cycles / tested,
+        clean.report.cycles / tested if clean.report.cycles else _modelled_cycles(bench),
+        clean.report.cycles > 0,
         again.digest == first.evaluation.digest,
         tipped,
         errors,
     )
+
+
+def _modelled_cycles(bench: Workbench) -> float:
+    """Cycles of an image, chained, from the cycle model: of a batch as evaluation launches them, on one array."""
+    program = bench.twin().program
+    launch = schedule(program, range(len(program.layers)), EVALUATION_BATCH, writeback=False)
+    return estimate(launch).cycles / EVALUATION_BATCH
 
 
 def _errors(bench: Workbench, s: OverclockSettings, mhz: float, meter: Meter) -> list[LayerErrors]:

@@ -69,17 +69,19 @@ def tipping_table(summary: Summary) -> Table:
         for name, tip in tips.items():
             gain, low, high = gains[name]
             gained = "" if name == "original" else f"{100 * gain:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
-            rate = f"{1e6 * tip.mhz / summary.cycles:,.0f}" if summary.cycles else "not counted"
+            rate = f"{1e6 * tip.mhz / summary.cycles:,.0f}"
             body.append([f"{100 * drop:g}", name, str(tip), gained, rate])
     return Table(["points", "network", "clock [95 %]", "gain over original [95 %]", "images/s there"], body, group=0)
 
 
 def _tipping_words(summary: Summary) -> str:
     seeds = len(summary.settings.seeds)
+    source = "counted" if summary.counted else "by the cycle model"
     return (
         "So many points below the fault-free int8 network, interpolated between measured clocks. Intervals: percentile "
         f"bootstrap over test images (the same for all networks and clocks) and {seeds} training seed(s). Images/s: "
-        "the clock over the cycles of an image on one array; a protected layer's time on the CPU is not in it."
+        f"the clock over the cycles of an image on one array ({source}); a "
+        "protected layer's time on the CPU is not in it."
     )
 
 
