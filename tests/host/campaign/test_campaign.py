@@ -217,6 +217,7 @@ def kill_and_resume(folder: Path, trials: int, rng: random.Random, whose: str, m
             return killed
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_no_trace(whole: Path, tmp_path: Path) -> None:
     assert kill_and_resume(tmp_path, 60, random.Random(1), "worker") == 1
     assert rows(tmp_path) == rows(whole)
@@ -250,6 +251,7 @@ def test_ctrl_c_stores_what_is_being_worked_on(whole: Path, tmp_path: Path) -> N
     assert rows(tmp_path) == rows(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_a_terminal_reaches_all_processes_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
     process = spawn(tmp_path, 2000)
     while stored(tmp_path) < 5:
@@ -409,6 +411,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "nothing.db")
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_run_one_campaign(tmp_path: Path) -> None:
     process = spawn(tmp_path, 2000)
     try:
