@@ -167,9 +167,13 @@ def _measure(bench: Workbench, s: OverclockSettings) -> Summary:
 
 def _modelled_cycles(bench: Workbench) -> float:
     """Cycles of an image, chained, from the cycle model: of a batch as evaluation launches them, on one array."""
-    program = bench.twin().program
-    launch = schedule(program, range(len(program.layers)), EVALUATION_BATCH, writeback=False)
-    return estimate(launch).cycles / EVALUATION_BATCH
+
+    def model() -> dict[str, Any]:
+        program = bench.twin().program
+        launch = schedule(program, range(len(program.layers)), EVALUATION_BATCH, writeback=False)
+        return {"cycles": estimate(launch).cycles / EVALUATION_BATCH}
+
+    return float(bench.run.stage("modelled cycles", model)["cycles"])
 
 
 def _errors(bench: Workbench, s: OverclockSettings, mhz: float, meter: Meter) -> list[LayerErrors]:

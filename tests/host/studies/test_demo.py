@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,29 +18,31 @@ from host.datasets import data
 from host.run import Run, RunError, differences
 from host.store.files import write_atomic, write_json
 from host.studies import demo, soft_errors
-from host.studies.workbench import Workbench
+from host.studies.overclock import OverclockSettings
+from host.studies.workbench import Settings, Workbench
 
 pytestmark = pytest.mark.skipif(
     not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
     reason="Fashion-MNIST is not installed",
 )
 
+SMALL = Settings(
+    device="reference",
+    units=1,
+    test_images=64,
+    train_images=128,
+    batch=16,
+    calibration_images=64,
+    probe_images=16,
+)
 TINY = demo.Settings(
-    soft_errors=soft_errors.SoftErrorSettings(
-        device="reference",
-        units=1,
-        rates=(1e-3,),
-        test_images=64,
-        train_images=128,
-        batch=16,
-        calibration_images=64,
-        probe_images=16,
-    )
+    overclock=OverclockSettings(**asdict(SMALL), clocks=(200.0,)),
+    soft_errors=soft_errors.SoftErrorSettings(**asdict(SMALL), rates=(1e-3,)),
 )
 STUDY = "soft-errors"
 RESULTS = (f"{STUDY}/results.csv", "report.md", "report.html", "soft-errors.png", "soft-errors.svg")
 COMMAND = [
-    *(sys.executable, "-m", "host.cli", "demo", "--device", "reference", "--rates", "0.001"),
+    *(sys.executable, "-m", "host.cli", "demo", "--device", "emulator", "--clocks", "200", "--rates", "0.001"),
     *("--test-images", "256", "--train-images", "3200", "--units", "1"),
 ]
 
