@@ -81,9 +81,10 @@ def test_a_class_that_the_integers_lose_has_its_rank(config: Config, monkeypatch
 
 
 def test_a_layer_that_does_not_fit_is_an_error_never_the_cpus() -> None:
-    small = Config(feature_bytes=256, weight_bytes=1 << 16)
-    with ReferenceDevice(small) as device, pytest.raises(ValueError, match="feature buffer holds 256"):
-        photos.compare(Colours(), device, pictures())
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with ReferenceDevice(Config()) as device, pytest.raises(ValueError, match="pool"):
+        photos.compare(wide, device, pictures())
 
 
 def test_missing_pictures_are_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
