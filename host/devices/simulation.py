@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from host.devices.checks import check_faults, check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
-from hw import masks
 from hw.config import Config
 from sim.build import build
 from sim.client import Simulator, SimulatorError, SimulatorFailed
@@ -151,11 +151,7 @@ class SimulationDevice(Device):
     def _view(self, address: int, nbytes: int) -> Bytes:
         if self._closed:
             raise DeviceError("this simulation device is closed; make a new one")
-        if address < 0 or nbytes < 0 or address + nbytes > self.memory_bytes:
-            raise DeviceError(
-                f"{nbytes} bytes at {address:#x} are outside device memory ({self.memory_bytes} bytes); "
-                "give the device more with memory_bytes="
-            )
+        check_range(self, address, nbytes)
         return self.memory.array[address : address + nbytes]
 
     def write(self, address: int, array: npt.NDArray) -> None:
@@ -166,7 +162,8 @@ class SimulationDevice(Device):
         return self._view(address, nbytes).copy()
 
     def launch(self, launch: Launch) -> LaunchReport:
-        self._check(launch)
+        check_launch(self, launch)
+        check_faults(self, launch)
         for unit in launch.units:
             self.write(unit.descriptors_address, unit.descriptors)
             self.write(unit.mac_events_address, unit.mac_events)
@@ -181,32 +178,6 @@ class SimulationDevice(Device):
             if isinstance(error, SimulatorError):
                 raise DeviceError(f"the launch failed: {error}") from error
             raise
-
-    def _check(self, launch: Launch) -> None:
-        theirs = launch.program.config
-        if theirs.hash != self.config.hash:
-            raise DeviceError(
-                f"the program was compiled for another accelerator ({theirs}, hash {theirs.hash:#018x}) than this "
-                f"device simulates ({self.config}, hash {self.config.hash:#018x}); compile it for device.config"
-            )
-        if len(launch.units) > self.units:
-            raise DeviceError(
-                f"the launch has {len(launch.units)} compute units, the device {self.units}; schedule it for that many"
-            )
-        events = sum(len(unit.mac_events) + len(unit.feature_events) for unit in launch.units)
-        if events and not self.config.saboteur:
-            raise DeviceError(
-                f"the launch has {events} fault events, but this accelerator was built without fault instrumentation; "
-                "use Config(saboteur=True)"
-            )
-        groups = max(
-            (int(unit.late_masks["group"].astype(int).max(initial=-1)) + 1 for unit in launch.units), default=0
-        )
-        if groups > self.config.overclock:
-            raise DeviceError(
-                f"the launch has late or stuck bits in {groups} groups, but this accelerator was built for "
-                f"{self.config.overclock}; use Config(overclock={masks.MOST_GROUPS}), which is enough for every clock"
-            )
 
     def _execute(self, units: Sequence[Unit], max_cycles: int) -> LaunchReport:
         """Run all units at once; whoever fails is restarted and tried again while the others go on."""

@@ -70,7 +70,11 @@ def launch(*jobs: list[tuple[int, int, int]], config: Config = PLAIN, faults: in
         for number, copied in enumerate(jobs)
     ]
     return SimpleNamespace(
-        units=units, max_cycles=options.get("max_cycles", 1_000_000), program=SimpleNamespace(config=config)
+        units=units,
+        max_cycles=options.get("max_cycles", 1_000_000),
+        program=SimpleNamespace(config=config),
+        plan=None,
+        faults=faults * len(units),
     )
 
 
