@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from host.devices.device import Int8
 from host.faults.models import Fault
 from host.program.arrangement import gather
 from host.program.integer import run_layer
@@ -134,11 +134,29 @@ def error_shares(
     AttachError
         If there are no images.
     """
+    wrong, total = dict.fromkeys(twin.layers, 0), dict.fromkeys(twin.layers, 0)
+    for name, distance in distances(twin, faults, images, inherited=inherited, seed=seed):
+        wrong[name] += int(np.count_nonzero(distance > threshold))
+        total[name] += distance.size
+    return {name: wrong[name] / total[name] for name in twin.layers}
+
+
+def distances(
+    twin: Twin, faults: Fault, images: torch.Tensor, *, inherited: bool = False, seed: int = 0
+) -> Iterator[tuple[str, npt.NDArray[np.int16]]]:
+    """`|faulty - clean|` of every layer's final output integers, batch by batch: name, and shape (n, M, PH, PW).
+
+    `clean` is as in `error_shares`. The faults are in effect until the last batch has been taken.
+
+    Raises
+    ------
+    AttachError
+        If there are no images.
+    """
     if not len(images):
         raise AttachError("measuring errors needs at least one image")
     program = twin.program
     quantised = program.quantise_input(images)
-    wrong, total = dict.fromkeys(twin.layers, 0), dict.fromkeys(twin.layers, 0)
     with twin.faulty(faults, seed=seed):
         for at in range(0, len(quantised), BATCH):
             batch = quantised[at : at + BATCH]
@@ -149,13 +167,7 @@ def error_shares(
                 integers = program.weights[name], program.biases[name]
                 clean = run_layer(gather(values, layer), *integers, layer, program.config.arithmetic).out
                 values[name] = clean if inherited else faulty[name]
-                wrong[name] += int(np.count_nonzero(_distance(faulty[name], clean) > threshold))
-                total[name] += clean.size
-    return {name: wrong[name] / total[name] for name in twin.layers}
-
-
-def _distance(a: Int8, b: Int8) -> np.ndarray:
-    return np.abs(a.astype(np.int16) - b.astype(np.int16))
+                yield name, np.abs(faulty[name].astype(np.int16) - clean.astype(np.int16))
 
 
 def _accuracy(twin: Twin, faults: Fault, images: torch.Tensor, labels: torch.Tensor, seed: int) -> float:

@@ -10,15 +10,12 @@ import torch
 
 from host.campaign.report import write_csv
 from host.faults.models import Fault
-from host.program.arrangement import gather
-from host.program.integer import run_layer
-from host.program.layers import INPUT
 from host.stats import Clustered
 from host.store.files import write_atomic
 from host.studies.report import figure
 from host.studies.report.document import Figure
-from host.training.protect import BATCH
-from host.training.twin import AttachError, Twin
+from host.training.protect import distances
+from host.training.twin import Twin
 
 CLASSES = ("exact", "small", "large")
 """|faulty - clean| is 0, from 1 to T, more than T."""
@@ -57,24 +54,11 @@ def measure(
     AttachError
         If there are no images.
     """
-    if not len(images):
-        raise AttachError("measuring errors needs at least one image")
-    program = twin.program
-    quantised = program.quantise_input(images)
     counts: dict[str, list[np.ndarray]] = {name: [] for name in twin.layers}
-    with twin.faulty(faults, seed=seed):
-        for at in range(0, len(quantised), BATCH):
-            batch = quantised[at : at + BATCH]
-            faulty = twin.run(batch, writeback=True).out
-            values = {INPUT: program.fold_input(batch)}
-            for layer in program.layers:
-                name = layer.name
-                integers = program.weights[name], program.biases[name]
-                clean = run_layer(gather(values, layer), *integers, layer, program.config.arithmetic).out
-                values[name] = clean if inherited else faulty[name]
-                off = np.abs(faulty[name].astype(np.int16) - clean.astype(np.int16)).reshape(len(batch), -1)
-                small, large = ((off > 0) & (off <= threshold)).sum(axis=1), (off > threshold).sum(axis=1)
-                counts[name].append(np.stack([off.shape[1] - small - large, small, large]))
+    for name, distance in distances(twin, faults, images, inherited=inherited, seed=seed):
+        off = distance.reshape(len(distance), -1)
+        small, large = ((off > 0) & (off <= threshold)).sum(axis=1), (off > threshold).sum(axis=1)
+        counts[name].append(np.stack([off.shape[1] - small - large, small, large]))
     layers = {}
     for name, parts in counts.items():
         columns = np.concatenate(parts, axis=1)
