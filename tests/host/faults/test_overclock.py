@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from host.compiler.compile import compile as compile_network
+from host.devices.checks import check_faults
 from host.devices.device import DeviceError
 from host.devices.reference import ReferenceDevice, accumulators
 from host.devices.runtime import Runtime
@@ -388,7 +389,7 @@ def test_the_canary_notices_a_device_that_ignores_conditions(
 
 
 def test_a_build_without_room_for_the_clock_is_refused_with_the_remedy(program: Program, table: Table) -> None:
-    """`_check` alone: it needs no simulator."""
+    """`check_faults` alone: it needs no simulator."""
     from host.schedule.launch import schedule
 
     plan = at(table, 0.7).draw(program, 0, 1, 0)
@@ -400,7 +401,7 @@ def test_a_build_without_room_for_the_clock_is_refused_with_the_remedy(program: 
         device.config = replace(CONFIG, overclock=room)
         here = launch.with_program(replace(program, config=device.config))
         if fits:
-            device._check(here)
+            check_faults(device, here)
             continue
         with pytest.raises(DeviceError, match=rf"late or stuck bits in {groups} groups.*Config\(overclock=32\)"):
-            device._check(here)
+            check_faults(device, here)
