@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
-from hw import axi, descriptor
+from hw import axi, descriptor, record
 from hw.array import MacArray
 from hw.buffers import FeatureBuffer, WeightRing
-from hw.config import Config
-from hw.control import Control, ControlBus
+from hw.config import INTERFACE_VERSION, Config
+from hw.control import COUNTERS, Control, ControlBus, span
 from hw.fork import Fork
 from hw.lane import ACCUMULATOR_BITS
 from hw.loader import PARAM_GROUPS, FeatureLoader, ParamLoader, WeightLoader
@@ -31,6 +31,13 @@ OUTPUT_QUEUE = 32
 class Accelerator(wiring.Component):
     """The accelerator of `config`.
 
+    Parameters
+    ----------
+    config : Config
+    opencl : bool
+        For a host that has kernel arguments and buffers and nothing else: the addresses in descriptors count from the
+        argument `memory`, and a launch leaves a completion record (`hw.record`).
+
     Members
     -------
     control : In(ControlBus)
@@ -38,13 +45,16 @@ class Accelerator(wiring.Component):
     ar : Out(stream of axi.REQUEST), r : In(stream of axi.read_beat)
     aw : Out(stream of axi.REQUEST), w : Out(stream of axi.write_beat), b : In(1)
         The memory port; a write response is a pulse, always accepted.
+    r_error, b_error : In(1), with `opencl`
+        What arrives in this cycle on the channel is an error.
     probe_* : Out, with `probe`
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, opencl: bool = False) -> None:
         self._config = config
+        self._opencl = opencl
         members = {
-            "control": Out(ControlBus()),
+            "control": Out(ControlBus(span(opencl))),
             "interrupt": Out(1),
             "ar": Out(stream.Signature(axi.REQUEST)),
             "r": In(stream.Signature(axi.read_beat(config))),
@@ -52,6 +62,8 @@ class Accelerator(wiring.Component):
             "w": Out(stream.Signature(axi.write_beat(config))),
             "b": In(1),
         }
+        if opencl:
+            members |= {"r_error": In(1), "b_error": In(1)}
         if config.probe:
             members |= {name: Out(bits) for name, bits in probes(config).items()}
         super().__init__(members)
@@ -60,7 +72,7 @@ class Accelerator(wiring.Component):
         m = Module()
         config, flag = self._config, descriptor.Flag
 
-        m.submodules.control = control = Control(config)
+        m.submodules.control = control = Control(config, opencl=self._opencl)
         connect(m, control.bus, flipped(self.control))
         m.d.comb += self.interrupt.eq(control.interrupt)
 
@@ -92,28 +104,35 @@ class Accelerator(wiring.Component):
             m.submodules.mac_saboteur = mac_saboteur = Saboteur(config, ACCUMULATOR_BITS)
             m.submodules.feature_saboteur = feature_saboteur = Saboteur(config, 8)
             readers[1:1] = [mac_saboteur.port, feature_saboteur.port]
-        # A launch begins when the masks of its late bits are in place.
-        begin = control.start
+        # Arguments that are not aligned are refused. A launch begins when the masks of its late bits are in place.
+        begin, refused = control.start, Signal()
+        if self._opencl:
+            misaligned = _misaligned(control, config)
+            m.d.sync += refused.eq(control.start & misaligned)
+            begin = control.start & ~misaligned
         if config.overclock:
             m.submodules.masks = masks = MaskLoader(config)
             readers.append(masks.port)
-            begin = masks.done
             m.d.comb += [
-                masks.start.eq(control.start),
+                masks.start.eq(begin),
                 masks.addr.eq(control.late_masks),
                 masks.count.eq(control.late_mask_count),
             ]
+            begin = masks.done
             connect(m, masks.load, array.load)
         m.submodules.read = read = axi.ReadArbiter(config, len(readers))
+        # Lists have addresses of their own; what descriptors name may count from `memory`.
+        base = control.memory if self._opencl else None
+        named = [params.port, features.port, weights.port]
         for index, port in enumerate(readers):
-            connect(m, port, read.clients[index])
+            axi.attach(m, port, read.clients[index], base if any(port is each for each in named) else None)
         # A job begins with its first weights and its first rows; all other weights can wait for the features.
         m.d.comb += read.urgent[-1].eq(weights.first & ~sequencer.weights_ahead)
         connect(m, read.ar, flipped(self.ar))
         connect(m, read.r, flipped(self.r))
-        m.submodules.write = write = axi.WriteArbiter(config, 2)
-        connect(m, write_conv.port, write.clients[0])
-        connect(m, write_pool.port, write.clients[1])
+        m.submodules.write = write = axi.WriteArbiter(config, 3 if self._opencl else 2)
+        axi.attach(m, write_conv.port, write.clients[0], base)
+        axi.attach(m, write_pool.port, write.clients[1], base)
         connect(m, write.aw, flipped(self.aw))
         connect(m, write.w, flipped(self.w))
         m.d.comb += write.b.eq(self.b)
@@ -230,8 +249,8 @@ class Accelerator(wiring.Component):
             ]
 
         # Faults. A launch ends when the saboteurs have let go of their lists.
-        ending = Signal()
-        m.d.comb += control.finished.eq(sequencer.done)
+        ending, over = Signal(), Signal()
+        m.d.comb += over.eq(sequencer.done | refused)
         if config.saboteur:
             # Final outputs since the outputs' stages started, and the job that started them.
             slot, walk = Signal(32), Signal(32)
@@ -261,11 +280,11 @@ class Accelerator(wiring.Component):
                 final.input.valid.eq(pool.output.valid & feature_saboteur.known),
                 pool.output.ready.eq(final.input.ready & feature_saboteur.known),
                 control.faults_applied.eq(mac_saboteur.applied + feature_saboteur.applied),
-                control.finished.eq(ending & mac_saboteur.idle & feature_saboteur.idle),
+                over.eq((ending & mac_saboteur.idle & feature_saboteur.idle) | refused),
             ]
             with m.If(feature_saboteur.hit):
                 m.d.comb += final.input.payload.eq(pool.output.payload ^ feature_saboteur.mask)
-            with m.If(control.finished):
+            with m.If(over):
                 m.d.sync += ending.eq(0)
             with m.If(sequencer.done):
                 m.d.sync += ending.eq(1)
@@ -274,20 +293,27 @@ class Accelerator(wiring.Component):
         strobes = self.w.payload.strb
         written = sum(strobes[byte] for byte in range(config.port_bytes))
         running = Signal()
-        with m.If(control.finished):
+        with m.If(over):
             m.d.sync += running.eq(0)
+        counted = running if self._opencl else C(1)  # the record is no part of the launch
         for counter, increment in (
             (control.cycles, running),
             (control.mac_cycles, stepper.busy),
             (control.stall_cycles, stepper.starved | sequencer.waiting),
             (control.bytes_read, (self.r.valid & self.r.ready) << exact_log2(config.port_bytes)),
-            (control.bytes_written, Mux(self.w.valid & self.w.ready, written, 0)),
+            (control.bytes_written, Mux(self.w.valid & self.w.ready & counted, written, 0)),
         ):
             m.d.sync += counter.eq(counter + increment)
             with m.If(control.start):
                 m.d.sync += counter.eq(0)
         with m.If(control.start):
             m.d.sync += running.eq(1)
+
+        # The end of the launch, with a record of it or without.
+        if self._opencl:
+            self._complete(m, control, sequencer, write, over, refused)
+        else:
+            m.d.comb += control.finished.eq(over)
 
         if config.probe:
             taken = final.input.valid & final.input.ready
@@ -300,6 +326,43 @@ class Accelerator(wiring.Component):
                 self.probe_pool.eq(final.input.payload),
             ]
         return m
+
+    def _complete(
+        self,
+        m: Module,
+        control: Control,
+        sequencer: Sequencer,
+        write: axi.WriteArbiter,
+        over: Signal,
+        refused: Signal,
+    ) -> None:
+        """Write the record of a launch that was executed or refused; then it is finished."""
+        m.submodules.completion = completion = record.Completion(self._config)
+        connect(m, completion.port, write.clients[2])
+        status = Signal(3)
+        m.d.sync += status.eq(Mux(control.start, 0, status | Cat(self.r_error, self.b_error, refused)))
+        m.d.comb += [
+            completion.start.eq(over),
+            completion.addr.eq(control.record),
+            completion.writes_done.eq(write.idle),
+            completion.record.config_hash.eq(self._config.hash),
+            completion.record.interface_version.eq(INTERFACE_VERSION),
+            completion.record.status.eq(status),
+            completion.record.jobs.eq(Mux(status[2], 0, sequencer.jobs_done)),
+            control.finished.eq(completion.done),
+        ]
+        for name in (*COUNTERS, *(("faults_applied",) if self._config.saboteur else ())):
+            m.d.comb += completion.record[name].eq(getattr(control, name))
+
+
+def _misaligned(control: Control, config: Config) -> Value:
+    """Whether a list does not begin where it may, or `memory` would move bursts across a 4 KB boundary."""
+    lowest = [control.memory[:12], control.descriptors[:8]]
+    if config.saboteur:
+        lowest += [control.mac_events[:6], control.feature_events[:6]]
+    if config.overclock:
+        lowest += [control.late_masks[:6]]
+    return Cat(lowest).any()
 
 
 def probes(config: Config) -> dict[str, int]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
 from hw.config import Config
@@ -57,6 +57,22 @@ class WritePort(wiring.Signature):
 
     def __init__(self, config: Config) -> None:
         super().__init__({"request": Out(stream.Signature(REQUEST)), "data": Out(stream.Signature(write_beat(config)))})
+
+
+def attach(m: Module, port: wiring.PureInterface, client: wiring.PureInterface, base: Value | None = None) -> None:
+    """Connect a reader's or writer's port to an arbiter, its addresses counted from `base` (a multiple of BOUNDARY)."""
+    if base is None:
+        connect(m, port, client)
+        return
+    connect(m, port.data, client.data)
+    asked, passed = port.request, client.request
+    low = exact_log2(BOUNDARY)
+    m.d.comb += [
+        passed.valid.eq(asked.valid),
+        asked.ready.eq(passed.ready),
+        passed.payload.len.eq(asked.payload.len),
+        passed.payload.addr.eq(Cat(asked.payload.addr[:low], asked.payload.addr[low:] + base[low:])),
+    ]
 
 
 class ReadArbiter(wiring.Component):
@@ -248,6 +264,7 @@ __all__ = [
     "ReadPort",
     "WriteArbiter",
     "WritePort",
+    "attach",
     "read_beat",
     "write_beat",
 ]

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import C, Module, Signal
+from amaranth.hdl import C, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw import registers
 from hw.config import INTERFACE_VERSION, Config
-from hw.registers import OFFSET
+from hw.registers import ARGUMENTS, KERNEL_SPAN_BITS, OFFSET, SPAN_BITS
 
-ADDRESS = registers.SPAN_BITS
 COUNTERS = ("cycles", "mac_cycles", "stall_cycles", "bytes_read", "bytes_written")
 """64-bit counters, read in two halves."""
 
 
-class ControlBus(wiring.Signature):
-    """AXI4-Lite, from the slave's side: five streams (protection bits are not used)."""
+def span(opencl: bool) -> int:
+    """Address bits of the control port, of an opencl build or another."""
+    return KERNEL_SPAN_BITS if opencl else SPAN_BITS
 
-    def __init__(self) -> None:
+
+class ControlBus(wiring.Signature):
+    """AXI4-Lite, from the slave's side: five streams (protection bits are not used).
+
+    Parameters
+    ----------
+    bits : int
+        Of an address.
+    """
+
+    def __init__(self, bits: int = SPAN_BITS) -> None:
         super().__init__(
             {
-                "aw": In(stream.Signature(ADDRESS)),
+                "aw": In(stream.Signature(bits)),
                 "w": In(stream.Signature(data.StructLayout({"data": 32, "strb": 4}))),
                 "b": Out(stream.Signature(2)),
-                "ar": In(stream.Signature(ADDRESS)),
+                "ar": In(stream.Signature(bits)),
                 "r": Out(stream.Signature(data.StructLayout({"data": 32, "resp": 2}))),
             }
         )
@@ -33,6 +42,12 @@ class ControlBus(wiring.Signature):
 class Control(wiring.Component):
     """Registers of `hw.registers`, the start/done handshake, and the interrupt.
 
+    Parameters
+    ----------
+    config : Config
+    opencl : bool
+        Whether there are the arguments of an opencl build.
+
     Members
     -------
     bus : Out(ControlBus)
@@ -40,33 +55,27 @@ class Control(wiring.Component):
         One cycle: begin a launch with the arguments below.
     finished : In(1)
         One cycle: the launch is complete.
-    descriptors : Out(64), jobs : Out(32)
-    mac_events, feature_events : Out(64), mac_event_count, feature_event_count : Out(32), with `saboteur`
-    late_masks : Out(64), late_mask_count : Out(32), with `overclock`
+    descriptors, jobs and so on : Out(64) or Out(32)
+        The arguments (`hw.registers.ARGUMENTS`) that this build has.
     cycles, mac_cycles, stall_cycles, bytes_read, bytes_written : In(64)
     faults_applied : In(32), with `saboteur`
     interrupt : Out(1)
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, opencl: bool = False) -> None:
         self._config = config
-        self._wide = ["descriptors"]
-        self._narrow = ["jobs"]
+        builds = {"": True, "saboteur": config.saboteur, "overclock": bool(config.overclock), "opencl": opencl}
+        self._arguments = [argument for argument in ARGUMENTS if builds[argument.build]]
         members = {
-            "bus": Out(ControlBus()),
+            "bus": Out(ControlBus(span(opencl))),
             "start": Out(1),
             "finished": In(1),
             "interrupt": Out(1),
             **{name: In(64) for name in COUNTERS},
         }
         if config.saboteur:
-            self._wide += ["mac_events", "feature_events"]
-            self._narrow += ["mac_event_count", "feature_event_count"]
             members["faults_applied"] = In(32)
-        if config.overclock:
-            self._wide += ["late_masks"]
-            self._narrow += ["late_mask_count"]
-        members |= {name: Out(64) for name in self._wide} | {name: Out(32) for name in self._narrow}
+        members |= {argument.name: Out(argument.bits) for argument in self._arguments}
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -90,13 +99,11 @@ class Control(wiring.Component):
         ]
         with m.If(bus.b.ready):
             m.d.sync += bus.b.valid.eq(0)
-        targets = {}
-        for name in self._wide:
-            value = getattr(self, name)
-            targets[OFFSET[f"{name}_lo"]] = value[:32]
-            targets[OFFSET[f"{name}_hi"]] = value[32:]
-        for name in self._narrow:
-            targets[OFFSET[name]] = getattr(self, name)
+        targets = {
+            register.offset: getattr(self, argument.name).word_select(half, 32)
+            for argument in self._arguments
+            for half, register in enumerate(argument.registers)
+        }
         with m.If(write):
             m.d.sync += bus.b.valid.eq(1)
             with m.Switch(bus.aw.payload[2:]):
@@ -111,7 +118,9 @@ class Control(wiring.Component):
                         m.d.sync += ier.eq(bus.w.payload.data[:2])
                 with m.Case(OFFSET["isr"] >> 2):
                     with m.If(bus.w.payload.strb[0]):
-                        m.d.sync += isr.eq(isr ^ bus.w.payload.data[:2])
+                        # What happens in this very cycle is not lost.
+                        happened = Mux(self.finished, ier, 0)
+                        m.d.sync += isr.eq(isr ^ bus.w.payload.data[:2] | happened)
                 for offset, target in targets.items():
                     with m.Case(offset >> 2):
                         for byte in range(4):

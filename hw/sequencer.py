@@ -30,6 +30,8 @@ class Sequencer(wiring.Component):
         The computing job; start of its stages; all of them are done.
     job_index : Out(32)
         Position of the computing job in the launch.
+    jobs_done : Out(32)
+        Jobs that are through.
     writes_done : In(1)
         No write is under way.
     clear : Out(1)
@@ -60,6 +62,7 @@ class Sequencer(wiring.Component):
                 "compute": Out(1),
                 "compute_done": In(1),
                 "job_index": Out(32),
+                "jobs_done": Out(32),
                 "writes_done": In(1),
                 "clear": Out(1),
                 "waiting": Out(1),
@@ -131,7 +134,7 @@ class Sequencer(wiring.Component):
         advance, settled, loaded = Signal(), Signal(2), Signal()
         load_only, gathered, computed = Signal(), Signal(), Signal()
         own_load, early = Signal(), Signal()
-        loading_index, through = Signal(32), Signal(32)
+        loading_index, through = Signal(32), self.jobs_done
         m.d.comb += [
             load_only.eq((loading.flags & flag.LOAD_ONLY).any()),
             early.eq((loading.flags & flag.LOAD).any() & (loading.load_chunk != 0) & ~load_only),

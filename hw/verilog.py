@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 
 from hw.accelerator import Accelerator, probes
 from hw.config import Config
-from hw.control import ADDRESS as CONTROL_ADDRESS
+from hw.control import span
 from hw.overclocked import adders_verilog
 
 TOP = "redline"
@@ -26,19 +26,26 @@ _ZEROING = re.compile(
 class Kernel(Elaboratable):
     """Flat ports around an Accelerator: `ap_clk`, `ap_rst_n`, `interrupt`, `s_axi_control_*`, `m_axi_gmem_*`.
 
+    Parameters
+    ----------
+    config : Config
+    opencl : bool
+        See Accelerator.
+
     Attributes
     ----------
     ports : dict of str to Signal
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, opencl: bool = False) -> None:
         self._config = config
+        self._opencl = opencl
         widths = {
             "ap_clk": 1,
             "ap_rst_n": 1,
             "interrupt": 1,
-            **{f"s_axi_control_{name}": bits for name, bits in _control_ports().items()},
-            **{f"m_axi_gmem_{name}": bits for name, bits in _memory_ports(config).items()},
+            **{f"s_axi_control_{name}": bits for name, bits in control_ports(span(opencl)).items()},
+            **{f"m_axi_gmem_{name}": bits for name, bits in memory_ports(config).items()},
             **(probes(config) if config.probe else {}),
         }
         self.ports = {name: Signal(bits, name=name) for name, bits in widths.items()}
@@ -46,7 +53,7 @@ class Kernel(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.ports
-        m.submodules.accelerator = accelerator = Accelerator(self._config)
+        m.submodules.accelerator = accelerator = Accelerator(self._config, opencl=self._opencl)
         m.domains.sync = domain = ClockDomain()
         m.domains.port = port_domain = ClockDomain(reset_less=True)
         # A register between the reset pin and the fabric: it has a large fan-out.
@@ -94,6 +101,11 @@ class Kernel(Elaboratable):
                 p[f"m_axi_gmem_{channel}burst"].eq(0b01),  # INCR
             ]
         m.d.comb += [p["m_axi_gmem_bready"].eq(1), accelerator.b.eq(p["m_axi_gmem_bvalid"])]
+        if self._opencl:
+            m.d.comb += [
+                accelerator.r_error.eq(p["m_axi_gmem_rvalid"] & p["m_axi_gmem_rready"] & p["m_axi_gmem_rresp"][1]),
+                accelerator.b_error.eq(p["m_axi_gmem_bvalid"] & p["m_axi_gmem_bresp"][1]),
+            ]
         if self._config.probe:
             m.d.comb += [p[name].eq(getattr(accelerator, name)) for name in probes(self._config)]
         return m
@@ -102,11 +114,12 @@ class Kernel(Elaboratable):
 _FROM_OUTSIDE = {("s_axi_control_", "aw"), ("s_axi_control_", "w"), ("s_axi_control_", "ar"), ("m_axi_gmem_", "r")}
 
 
-def _control_ports() -> dict[str, int]:
+def control_ports(bits: int) -> dict[str, int]:
+    """Widths of the control port's signals, with addresses of `bits`."""
     return {
         "awvalid": 1,
         "awready": 1,
-        "awaddr": CONTROL_ADDRESS,
+        "awaddr": bits,
         "wvalid": 1,
         "wready": 1,
         "wdata": 32,
@@ -116,7 +129,7 @@ def _control_ports() -> dict[str, int]:
         "bresp": 2,
         "arvalid": 1,
         "arready": 1,
-        "araddr": CONTROL_ADDRESS,
+        "araddr": bits,
         "rvalid": 1,
         "rready": 1,
         "rdata": 32,
@@ -124,7 +137,8 @@ def _control_ports() -> dict[str, int]:
     }
 
 
-def _memory_ports(config: Config) -> dict[str, int]:
+def memory_ports(config: Config) -> dict[str, int]:
+    """Widths of the memory port's signals."""
     burst = {"valid": 1, "ready": 1, "addr": 64, "len": 8, "size": 3, "burst": 2}
     return {
         **{f"aw{name}": bits for name, bits in burst.items()},
@@ -145,9 +159,9 @@ def _memory_ports(config: Config) -> dict[str, int]:
     }
 
 
-def generate(config: Config) -> str:
-    """Verilog text of module `redline` for `config`."""
-    kernel = Kernel(config)
+def generate(config: Config, *, opencl: bool = False) -> str:
+    """Verilog text of module `redline` for `config`; `opencl` as of Accelerator."""
+    kernel = Kernel(config, opencl=opencl)
     # Without source locations: they would make every comment a new design for whoever caches builds.
     text = verilog.convert(
         kernel, name=TOP, ports=list(kernel.ports.values()), emit_src=False, strip_internal_attrs=True

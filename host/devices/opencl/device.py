@@ -37,8 +37,8 @@ class OpenCLDevice(Device):
     platform, device_name : str, optional
         Parts of the names of the wanted platform and device ("nvidia", "pocl", "u250"); the first that fits is taken.
     binary : path, optional
-        A binary with kernels `redline` and `redline_identity`, instead of the source: a board's (`.xclbin`, `.aocx`),
-        or what `save` wrote.
+        A binary, instead of the source: a board's (`.xclbin`, `.aocx`) with the kernel that `redline kernel` makes, or
+        what `save` wrote.
     memory_bytes : int
         Size of device memory: one OpenCL buffer.
     units : int, optional
@@ -48,8 +48,6 @@ class OpenCLDevice(Device):
     parts : int, optional
         Parts of a batch whose transfers overlap computing (`Overlapped`); by default 1 on processors, whose transfers
         would take the cores' time, and 4 elsewhere.
-    base_address : int, optional
-        Where the buffer lies in a board's memory, if its runtime does not say.
     group : int, optional
         Work-items of a compute unit, for a program from source; 1 on processors, 128 elsewhere by default.
 
@@ -72,7 +70,6 @@ class OpenCLDevice(Device):
         units: int | None = None,
         launch_timeout_s: float = 120.0,
         parts: int | None = None,
-        base_address: int | None = None,
         group: int | None = None,
     ) -> None:
         self.opencl = platforms.find(platform, device_name)
@@ -88,7 +85,6 @@ class OpenCLDevice(Device):
             raise ValueError(f"units must be at least 1, not {self.units}")
         self.launch_timeout_s = launch_timeout_s
         self._binary = None if binary is None else Path(binary)
-        self._base_address = base_address
         processor = bool(self.opencl.type & cl.device_type.CPU)
         self.parts = (1 if processor else 4) if parts is None else parts
         self._shape = shape_for(config, processor=processor, group=group)
@@ -105,7 +101,6 @@ class OpenCLDevice(Device):
                 self._binary,
                 self.memory_bytes,
                 self.units,
-                self._base_address,
             )
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +12,16 @@ import numpy as np
 import pyopencl as cl
 
 from host.devices.device import DeviceError
+from host.devices.opencl import gateware
 from host.devices.opencl.source import INTERFACE, Shape, source
 from hw.config import Config
+from hw.registers import ARGUMENTS
 
 KERNEL, IDENTITY = "redline", "redline_identity"
-GATEWARE_ARGUMENTS = 8
-"""The arguments of the register map: address and count of descriptors, of both lists of events and of late masks."""
+GATEWARE_ARGUMENTS = len(ARGUMENTS)
+"""Those of the register map: descriptors, both lists of events, late masks; where memory is, and the record goes."""
 SOURCE_ARGUMENTS = 14
-"""The same, and what the gateware has of its own: memory, feature buffers, weights, results, their size, status."""
+"""The lists, memory, and what gateware has of its own: feature buffers, weights, results, their size, status."""
 IDENTITY_WORDS = 3
 
 
@@ -35,8 +35,7 @@ class Program:
     group : int
         Work-items of one compute unit.
     operand_bytes : int
-        Size of one feature or weight in the kernel's own buffers; 0 for gateware, which takes `GATEWARE_ARGUMENTS` and
-        descriptors with absolute addresses.
+        Size of one feature or weight in the kernel's own buffers; 0 for gateware, which takes `GATEWARE_ARGUMENTS`.
     """
 
     kernel: Any
@@ -97,12 +96,16 @@ def checked(program: Any, queue: Any, config: Config, what: str) -> Program:
     DeviceError
         If it lacks a kernel, or is of another build.
     """
-    kernel, identity = _kernel(program, KERNEL, what), _kernel(program, IDENTITY, what)
-    if kernel.num_args not in (GATEWARE_ARGUMENTS, SOURCE_ARGUMENTS):
+    kernel = _kernel(program, KERNEL, what)
+    if kernel.num_args == GATEWARE_ARGUMENTS:
+        gateware.identify(kernel, queue, config, what)
+        return Program(kernel, 1, 0)
+    if kernel.num_args != SOURCE_ARGUMENTS:
         raise DeviceError(
             f"{what}: kernel {KERNEL} takes {kernel.num_args} arguments instead of the register map's "
             f"{GATEWARE_ARGUMENTS}: rebuild it with this Redline"
         )
+    identity = _kernel(program, IDENTITY, what)
     said = np.zeros(IDENTITY_WORDS, np.uint64)
     buffer = cl.Buffer(queue.context, cl.mem_flags.WRITE_ONLY, said.nbytes)
     cl.enqueue_copy(queue, buffer, said)
@@ -125,29 +128,3 @@ def _kernel(program: Any, name: str, what: str) -> Any:
         raise DeviceError(
             f"{what} has no kernel {name!r}: it was not built for Redline (docs/opencl.md says how)"
         ) from error
-
-
-def physical_address(buffer: Any, device: Any) -> int:
-    """Where a buffer lies in the board's memory, which gateware needs to know.
-
-    Asks Xilinx's runtime (its function `xclGetMemObjDeviceAddress`).
-
-    Raises
-    ------
-    DeviceError
-        If the platform does not say.
-    """
-    library = ctypes.util.find_library("OpenCL")
-    if library is not None:
-        find = ctypes.CDLL(library).clGetExtensionFunctionAddressForPlatform
-        find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
-        pointer = find(device.platform.int_ptr, b"xclGetMemObjDeviceAddress")
-        if pointer:
-            ask = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 2, ctypes.c_size_t, ctypes.c_void_p)(pointer)
-            address = ctypes.c_uint64()
-            if ask(buffer.int_ptr, device.int_ptr, ctypes.sizeof(address), ctypes.byref(address)) == 0:
-                return address.value
-    raise DeviceError(
-        f"platform {device.platform.name.strip()!r} does not say where buffers lie in the board's memory: "
-        "give the address of the device's memory with base_address="
-    )

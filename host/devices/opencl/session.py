@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +12,16 @@ import numpy.typing as npt
 import pyopencl as cl
 
 from host.devices.device import DeviceError, LaunchReport
+from host.devices.opencl import gateware
 from host.devices.opencl import program as programs
 from host.devices.opencl.source import STATUS_CARRIED, STATUS_FAULTS, STATUS_JOBS, STATUS_WORDS, Shape
+from host.devices.opencl.waiting import completed
+from hw import record
 from hw.config import Config
+from hw.registers import ARGUMENTS
 
 if TYPE_CHECKING:
     from host.schedule.launch import Launch, Unit
-
-ADDRESSES = ("load_addr", "weight_addr", "param_addr", "conv_addr", "pool_addr")
-"""Fields of a descriptor that name a place in memory."""
 
 
 @dataclass
@@ -49,15 +48,17 @@ class Running:
         When these are complete, everything is.
     jobs : list of int
         Descriptors of each.
-    status : list of uint32 arrays
-        What each kernel counts; empty for gateware, which has registers for that.
+    status : list of arrays
+        What each kernel counts: uint32 words, or gateware's completion record.
     """
 
     session: Session
     events: list[Any] = field(default_factory=list)
     last: list[Any] = field(default_factory=list)
     jobs: list[int] = field(default_factory=list)
-    status: list[npt.NDArray[np.uint32]] = field(default_factory=list)
+    status: list[npt.NDArray[Any]] = field(default_factory=list)
+    cleared: list[Any] = field(default_factory=list)
+    """Events that clear the records. An event that nobody keeps is waited for."""
 
 
 class Session:
@@ -71,8 +72,6 @@ class Session:
         For a program from source.
     binary : Path or None
     memory_bytes, units : int
-    base_address : int or None
-        Where memory lies, for gateware.
     """
 
     def __init__(
@@ -83,9 +82,8 @@ class Session:
         binary: Path | None,
         memory_bytes: int,
         units: int,
-        base_address: int | None,
     ) -> None:
-        self.device, self.config = device, config
+        self.config = config
         self.context = cl.Context([device])
         profiled = cl.command_queue_properties.PROFILING_ENABLE
         # Uploads do not wait behind downloads that wait for a kernel.
@@ -97,10 +95,10 @@ class Session:
             built, what = programs.loaded(self.context, device, binary), str(binary)
         self.program = programs.checked(built, self.upload, config, what)
         self.memory = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, memory_bytes)
-        self.base_address = base_address
         self._scratch: list[_Scratch | None] = [None] * units
         self._kept: list[tuple[bytes, Any]] = [(b"", None)] * units
         self._empty = cl.Buffer(self.context, cl.mem_flags.READ_ONLY, 64)
+        self._records = [cl.Buffer(self.context, cl.mem_flags.READ_WRITE, record.RECORD_BYTES) for _ in range(units)]
 
     def begin(self, launch: Launch, after: Sequence[Any] = ()) -> Running:
         """Start a launch once some events are complete; its units run at the same time."""
@@ -110,47 +108,42 @@ class Session:
         return running
 
     def _start(self, running: Running, number: int, unit: Unit, after: list[Any]) -> None:
-        arguments = [
-            self._descriptors(number, unit.descriptors),
-            np.uint32(len(unit.descriptors)),
-            self._list(unit.mac_events),
-            np.uint32(len(unit.mac_events)),
-            self._list(unit.feature_events),
-            np.uint32(len(unit.feature_events)),
-            self._list(unit.late_masks),
-            np.uint32(len(unit.late_masks)),
-        ]
-        if not self.program.is_gateware:
+        values = {
+            "descriptors": self._descriptors(number, unit.descriptors),
+            "jobs": np.uint32(len(unit.descriptors)),
+            "mac_events": self._list(unit.mac_events),
+            "mac_event_count": np.uint32(len(unit.mac_events)),
+            "feature_events": self._list(unit.feature_events),
+            "feature_event_count": np.uint32(len(unit.feature_events)),
+            "late_masks": self._list(unit.late_masks),
+            "late_mask_count": np.uint32(len(unit.late_masks)),
+            "memory": self.memory,
+            "record": self._records[number],
+        }
+        arguments = [values[argument.name] for argument in ARGUMENTS]
+        status: npt.NDArray[Any] = np.zeros(1, record.DTYPE)
+        queue, said = self.compute[number], self._records[number]
+        if self.program.is_gateware:
+            running.cleared.append(gateware.clear(queue, said))
+        else:
             scratch = self._unit(number, unit.descriptors)
-            arguments += [self.memory, scratch.features, scratch.weights, scratch.results]
+            arguments[-1:] = [scratch.features, scratch.weights, scratch.results]
             arguments += [np.uint32(scratch.results.size), scratch.status]
-        group, queue = (self.program.group,), self.compute[number]
+            status, said = np.zeros(STATUS_WORDS, np.uint32), scratch.status
+        group = (self.program.group,)
         running.events.append(self.program.kernel(queue, group, group, *arguments, wait_for=after))
-        running.last.append(running.events[-1])
         running.jobs.append(len(unit.descriptors))
-        if not self.program.is_gateware:
-            # Not on the queue of downloads, where reads wait for the launches after this one.
-            running.status.append(np.zeros(STATUS_WORDS, np.uint32))
-            running.last[-1] = cl.enqueue_copy(queue, running.status[-1], arguments[-1], is_blocking=False)
+        running.status.append(status)
+        # Not on the queue of downloads, where reads wait for the launches after this one.
+        running.last.append(cl.enqueue_copy(queue, status, said, is_blocking=False))
         queue.flush()
 
     def _descriptors(self, number: int, records: npt.NDArray[np.void]) -> Any:
         """A buffer with a compute unit's descriptors. The same launch is made over and over."""
         raw = records.tobytes()
-        if self._kept[number][0] != raw or self.program.is_gateware:
-            self._kept[number] = raw, self._list(self._placed(records))
+        if self._kept[number][0] != raw:
+            self._kept[number] = raw, self._list(records)
         return self._kept[number][1]
-
-    def _placed(self, records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        """Descriptors with addresses as the kernel wants them: gateware sees all of the board's memory."""
-        if not self.program.is_gateware:
-            return records
-        if self.base_address is None:
-            self.base_address = programs.physical_address(self.memory, self.device)
-        moved = records.copy()
-        for name in ADDRESSES:
-            moved[name] += np.uint64(self.base_address)
-        return moved
 
     def _list(self, records: npt.NDArray) -> Any:
         """A buffer with a list of records; buffers cannot be empty."""
@@ -189,21 +182,24 @@ class Session:
         DeviceError
             If that takes too long, or a kernel fails. The session is lost then.
         """
-        end = time.monotonic() + timeout_s
-        done = threading.Semaphore(0)
-        for event in running.last:
-            event.set_callback(cl.command_execution_status.COMPLETE, lambda _: done.release())
-        for number in range(len(running.last)):
-            if not done.acquire(timeout=max(0.0, end - time.monotonic())):
-                raise DeviceError(
-                    f"the kernel hangs: of {len(running.last)} compute units only {number} were done after "
-                    f"{timeout_s:g} s; the device was set up anew, memory must be written again (a longer "
-                    "launch_timeout_s= allows longer launches)"
-                )
+        units = len(running.last)
+        done = completed(running.last, timeout_s)
+        if done < units:
+            raise DeviceError(
+                f"the kernel hangs: of {units} compute units only {done} were done after "
+                f"{timeout_s:g} s; the device was set up anew, memory must be written again (a longer "
+                "launch_timeout_s= allows longer launches)"
+            )
         for event in (*running.events, *running.last):
             if event.command_execution_status < 0:
                 raise DeviceError(f"the kernel failed with OpenCL status {event.command_execution_status}")
-        for number, (status, jobs) in enumerate(zip(running.status, running.jobs, strict=False)):
+        total = LaunchReport()
+        for number, (status, jobs) in enumerate(zip(running.status, running.jobs, strict=True)):
+            if self.program.is_gateware:
+                gateware.check(status, self.config, jobs, f"compute unit {number}")
+                total += gateware.report(status)
+                continue
             if status[STATUS_JOBS] != jobs:
                 raise DeviceError(f"compute unit {number} did {status[STATUS_JOBS]} of {jobs} jobs: the kernel failed")
-        return LaunchReport(faults_applied=sum(int(status[STATUS_FAULTS]) for status in running.status))
+            total += LaunchReport(faults_applied=int(status[STATUS_FAULTS]))
+        return total

@@ -27,6 +27,7 @@ from host.schedule.launch import Launch, schedule
 from host.verification.cases import CONFIGS, random_case, random_program
 from host.verification.verify import verify
 from hw import config as hw_config
+from hw import record, registers
 from hw.config import Config
 from hw.descriptor import Flag
 from tests.host.opencl import available, needs_opencl
@@ -36,9 +37,8 @@ if available():
     import pyopencl as cl
 
     from host.devices.opencl import device as module
-    from host.devices.opencl import extents, platforms
+    from host.devices.opencl import extents, gateware, platforms
     from host.devices.opencl.device import OpenCLDevice
-    from host.devices.opencl.program import physical_address
     from host.devices.opencl.source import Shape, shape_for, source
 
 CONFIG = CONFIGS[1]
@@ -160,7 +160,7 @@ def test_files_that_are_no_binary_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="no kernel 'redline': it was not built for Redline"):
         make(binary=binary)
     binary = compiled(tmp_path, IDENTITY + "__kernel void redline(__global uchar *x) { x[0] = 1; }")
-    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 8"):
+    with pytest.raises(DeviceError, match="takes 1 arguments instead of the register map's 10"):
         make(binary=binary)
 
 
@@ -185,46 +185,58 @@ def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest
         make()
 
 
-# -- gateware, as a board's binary would bring it: the register map's arguments, absolute addresses
+# -- gateware, as a board's binary would bring it: the register map's arguments, and a completion record
 
 IDENTITY = f"""
 __kernel void redline_identity(__global ulong *identity) {{
     identity[0] = {CONFIG.hash:#x}ul; identity[1] = {hw_config.INTERFACE_VERSION}; identity[2] = 0;
 }}
-__kernel void where_is(__global uchar *memory, __global ulong *address) {{ address[0] = (ulong)memory; }}
 """
-ARGUMENTS = """__kernel void redline(__global const uchar *descriptors, uint jobs, __global const uchar *mac_events,
-    uint mac_event_count, __global const uchar *feature_events, uint feature_event_count,
-    __global const uchar *late_masks, uint late_mask_count)"""
-COPY = (
-    IDENTITY
-    + ARGUMENTS
-    + """{
+
+
+def declared(kernel: str = "redline") -> str:
+    """The head of a kernel with the register map's arguments."""
+    listed = [
+        f"{'__global uchar *' if argument.is_pointer else 'uint '}{argument.name}" for argument in registers.ARGUMENTS
+    ]
+    return f"__kernel void {kernel}({', '.join(listed)})"
+
+
+def recorded(**values: str) -> str:
+    """OpenCL C that writes the completion record, some of its fields otherwise."""
+    fields = dict.fromkeys(record.DTYPE.names or (), "0")
+    fields |= {"config_hash": f"{CONFIG.hash:#x}ul", "interface_version": str(hw_config.INTERFACE_VERSION)}
+    fields |= {"jobs": "jobs", **values}
+    assert record.DTYPE.fields is not None
+    return "".join(
+        f"*(__global {'ulong' if kind.itemsize == 8 else 'uint'} *)(record + {at}) = {fields[name]};\n"
+        for name, (kind, at, *_) in record.DTYPE.fields.items()
+    )
+
+
+COPY = f"""{declared()} {{
     // Copies what is loaded to where the result goes; the fault lists' lengths are left behind it.
-    for (uint job = 0; job < jobs; job++) {
+    for (uint job = 0; job < jobs; job++) {{
         __global const uchar *d = descriptors + 256 * job;
         const uint words = as_uint(vload4(0, d + LOAD_WORDS));
-        __global const uchar *from = (__global const uchar *)as_ulong(vload8(0, d + LOAD_ADDR));
-        __global uchar *to = (__global uchar *)as_ulong(vload8(0, d + POOL_ADDR));
+        __global const uchar *from = memory + as_ulong(vload8(0, d + LOAD_ADDR));
+        __global uchar *to = memory + as_ulong(vload8(0, d + POOL_ADDR));
         for (uint at = 0; at < words * VEC; at++)
             to[at] = from[at];
         to[words * VEC] = mac_event_count;
         to[words * VEC + 1] = feature_event_count;
         to[words * VEC + 2] = late_mask_count;
-    }
-}"""
-)
-HANG = (
-    IDENTITY
-    + ARGUMENTS
-    + """{
+    }}
+    {recorded(cycles="0x123456789ul", bytes_read="jobs * 256", faults_applied="mac_event_count")}
+}}"""
+HANG = f"""{declared()} {{
     // Long enough to hang, short enough to end: nobody can kill it.
     volatile uint turns = 0;
-    if (as_uint(vload4(0, descriptors + LOAD_WORDS)) == 13)
+    if (jobs && as_uint(vload4(0, descriptors + LOAD_WORDS)) == 13)
         for (ulong turn = 0; turn < 1500000000ul; turn++)
             turns += 1;
-}"""
-)
+    {recorded()}
+}}"""
 
 
 def compiled(folder: Path, text: str) -> Path:
@@ -256,39 +268,59 @@ def toy_launch(program: Program, words: int, source_at: int, target: int, faults
     return replace(made, units=[replace(unit, descriptors=records, mac_events=events)])
 
 
-def test_gateware_gets_the_register_maps_arguments_and_the_boards_addresses(program: Program, tmp_path: Path) -> None:
-    binary = compiled(tmp_path, COPY)
-    with make(binary=binary, base_address=0) as board:
-        # On a board this is where its runtime puts the buffer; here, where the processor sees it.
-        session, found = board.session, np.zeros(1, np.uint64)
-        asked = cl.Buffer(session.context, cl.mem_flags.READ_WRITE, 8)
-        where = cl.Kernel(session.program.kernel.program, "where_is")
-        where(session.upload, (1,), (1,), session.memory, asked)
-        cl.enqueue_copy(session.upload, found, asked)
-        session.base_address = int(found[0])
+def test_gateware_gets_the_register_maps_arguments_and_its_record_is_read(program: Program, tmp_path: Path) -> None:
+    with make(binary=compiled(tmp_path, COPY)) as board:
         data = np.random.default_rng(5).integers(0, 256, 64 * CONFIG.vec).astype(np.uint8)
         board.write(0x8000, data)
         report = board.launch(toy_launch(program, 64, 0x8000, 0x20000, faults=7))
         np.testing.assert_array_equal(board.read(0x20000, len(data)), data)
         assert board.read(0x20000 + len(data), 3).tolist() == [7, 0, 0]
+        assert (report.cycles, report.bytes_read, report.faults_applied) == (0x123456789, 256, 7)
         assert board.knows_conditions
         stuck = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
         with pytest.raises(DeviceError, match="late or stuck bits in 1 groups, but this accelerator was built for 0"):
             board.launch(launch(program).with_faults(stuck, 0))
-        # Its counters are in registers that OpenCL does not reach.
-        assert report.faults_applied == 0
 
 
-def test_a_platform_that_does_not_say_where_buffers_lie_needs_to_be_told(program: Program, tmp_path: Path) -> None:
-    with make(binary=compiled(tmp_path, COPY)) as board:
-        with pytest.raises(DeviceError, match="give the address of the device's memory with base_address="):
-            board.launch(toy_launch(program, 1, 0, 4096))
-        with pytest.raises(DeviceError, match="does not say where buffers lie"):
-            physical_address(board.session.memory, board.opencl)
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "left no completion record: it was not built by 'redline kernel'"),
+        (recorded(config_hash="0x77ul"), "is of another build .hash 0x0000000000000077, interface"),
+        (recorded(interface_version="1"), "is of another build .hash 0x[0-9a-f]{16}, interface 1. than"),
+        (recorded(jobs="5"), "did 5 of 0 jobs"),
+        (recorded(status="4"), "placed a buffer at an address that is not a multiple of 4096"),
+    ],
+)
+def test_gateware_that_does_not_answer_as_it_should_is_refused(body: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=message):
+        make(binary=compiled(tmp_path, f"{declared()} {{ {body} }}"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (f"if (!jobs) {{ {recorded()} }}", "left no completion record"),
+        (recorded(jobs="0"), "compute unit 0 did 0 of 1 jobs"),
+        (recorded(status="jobs ? 1 : 0"), "memory answered a read of compute unit 0 with an error"),
+        (recorded(status="jobs ? 2 : 0"), "memory answered a write of compute unit 0 with an error"),
+    ],
+)
+def test_a_launch_that_went_wrong_is_an_error(program: Program, body: str, message: str, tmp_path: Path) -> None:
+    binary = compiled(tmp_path, f"{declared()} {{ {body} }}")
+    with make(binary=binary) as board, pytest.raises(DeviceError, match=message):
+        board.launch(toy_launch(program, 1, 0, 4096))
+
+
+def test_gateware_that_hangs_at_once_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateware, "IDENTITY_TIMEOUT_S", 0.2)
+    binary = compiled(tmp_path, HANG.replace("jobs && ", "!jobs || "))
+    with pytest.raises(DeviceError, match=r"does not answer: a launch of no jobs was not done after 0\.2 s"):
+        make(binary=binary)
 
 
 def test_a_hung_kernel_is_given_up_and_the_device_set_up_anew(program: Program, tmp_path: Path) -> None:
-    with make(binary=compiled(tmp_path, HANG), base_address=0, launch_timeout_s=0.3) as board:
+    with make(binary=compiled(tmp_path, HANG), launch_timeout_s=0.3) as board:
         before = board.session
         board.write(0, np.ones(16, np.uint8))
         with pytest.raises(DeviceError, match=r"the kernel hangs: of 1 compute units only 0 were done after 0\.3 s"):
@@ -301,7 +333,7 @@ def test_a_hung_kernel_is_given_up_and_the_device_set_up_anew(program: Program, 
 
 
 def test_what_ran_beside_a_hung_kernel_is_lost_and_says_so(program: Program, tmp_path: Path) -> None:
-    with make(binary=compiled(tmp_path, HANG), base_address=0, launch_timeout_s=0.2) as board:
+    with make(binary=compiled(tmp_path, HANG), launch_timeout_s=0.2) as board:
         first, second = (board.begin(toy_launch(program, 13, 0, 4096)) for _ in range(2))
         with pytest.raises(DeviceError, match="the kernel hangs"):
             board.finish(first)
