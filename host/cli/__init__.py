@@ -25,6 +25,7 @@ for _command in (
     "version",
     "bench",
     "timing",
+    "kernel",
 ):
     import_module(f"host.cli.{_command}")
 

@@ -39,3 +39,5 @@ BOARDS = {
 }
 VITIS, XRT = "2022.2 to 2023.2", "2.14 to 2.16"
 """Versions whose documentation the package was written by."""
+DEFAULT_MHZ = 300
+"""The kernel clock that these platforms are made for; v++ lowers it to what is met."""

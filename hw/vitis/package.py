@@ -12,12 +12,10 @@ from hw.record import DTYPE as RECORD
 from hw.registers import ARGUMENTS
 from hw.verilog import TOP, generate
 from hw.vitis import boards, interface
-from hw.vitis.boards import Board
+from hw.vitis.boards import DEFAULT_MHZ, Board
 
 HERE = Path(__file__).parent
 STATIC = ("package_kernel.tcl", "gen_xo.tcl")
-DEFAULT_MHZ = 300
-"""The kernel clock that these platforms are made for; v++ lowers it to what is met."""
 
 
 class PackageError(RedlineError, OSError):
