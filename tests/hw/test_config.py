@@ -86,7 +86,7 @@ def test_a_plain_build_has_no_trace_of_instrumentation() -> None:
     assert "saboteur" not in text
     assert "probe" not in text
     assert "flip" not in text.replace("flipped", "")
-    for trace in ("capture", "late_mask", "forget", "restart", ".row(", "overclock"):
+    for trace in ("capture", "late_mask", "forget", "restart", ".row(", "overclock", "completion"):
         assert trace not in text, trace
     instrumented = generate(replace(config, overclock=4))
     assert "redline_capture_accumulator" in instrumented

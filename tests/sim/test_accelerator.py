@@ -15,6 +15,7 @@ from host.devices.device import LaunchReport
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.devices.simulation import arguments
+from host.faults.models import Fault
 from host.program.arrangement import steps
 from host.schedule.launch import Launch
 from host.verification.cases import CONFIGS, Case, random_case
@@ -100,11 +101,11 @@ def save(
     np.savez(path, before=before, after=after, registers=json.dumps(words), max_cycles=max_cycles, faults=faults)
 
 
-def small_cases(config: Config, seed: int, wanted: int) -> list[Case]:
+def small_cases(config: Config, seed: int, wanted: int, faults: Fault | None = None) -> list[Case]:
     """The first random cases of a seed that a bench in Python gets through in seconds."""
     found: list[Case] = []
     for number in count():
-        case = random_case(seed, number, configs=(config,))
+        case = random_case(seed, number, faults, configs=(config,))
         total = sum(
             steps(layer, config) * int(np.prod(layer.conv_shape)) for layer in case.program.layers
         ) * len(case.x)  # fmt: skip

@@ -19,6 +19,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, Combine, First, RisingEdge, Timer
 from cocotbext.axi import AxiBus, AxiRam
 
+from hw import descriptor, events, masks
 from hw.config import INTERFACE_VERSION, Config
 from hw.record import DTYPE, MISALIGNED, READ_ERROR, RECORD_BYTES, WRITE_ERROR
 from hw.registers import OFFSET
@@ -125,12 +126,12 @@ class Compute:
 
     def values(self, **changes: int) -> dict[str, int]:
         """Arguments of the case's launch."""
-        size = {"descriptors": 256, "late_masks": 8}
+        size = {"descriptors": descriptor.DESCRIPTOR_BYTES, "late_masks": masks.WORD_BYTES}
         counts = {"jobs": "descriptors", **{f"{name}_count": f"{name}s" for name in ("mac_event", "feature_event")}}
         counts["late_mask_count"] = "late_masks"
         values = {**self.lists, "memory": MEMORY, "record": RECORD}
         for count, name in counts.items():
-            values[count] = len(self.case[name]) // size.get(name, 16)
+            values[count] = len(self.case[name]) // size.get(name, events.EVENT_BYTES)
         return {**values, **changes}
 
     async def configure(self, **changes: int) -> None:
