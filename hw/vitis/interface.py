@@ -12,7 +12,7 @@ from hw.config import Config
 from hw.registers import ARGUMENTS, KERNEL_SPAN_BITS, REGISTERS
 
 KERNEL = "redline"
-VENDOR, LIBRARY, VERSION = "redline.dev", "RTLKernel", "1.0"
+VENDOR, LIBRARY, VERSION = "redline", "RTLKernel", "1.0"
 CONTROL_PORT, MEMORY_PORT = "s_axi_control", "m_axi_gmem"
 PROTOCOL = "ap_ctrl_hs"
 """Start, done, idle and ready in the register at 0; the next launch after done."""

@@ -97,6 +97,7 @@ def _readme(config: Config, board: Board, mhz: int, units: int, keep_clock: bool
     ]
     record = [f"{name} ({RECORD[name].itemsize})" for name in RECORD.names or ()]
     options = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+    checked = [f"{name}={str(value).lower()}" for name, value in parameters.items()]
     lower = (
         "`link.cfg` forbids v++ to lower the clock: the binary runs at it even though timing is not met."
         if keep_clock
@@ -114,6 +115,7 @@ def _readme(config: Config, board: Board, mhz: int, units: int, keep_clock: bool
         units=units,
         lower=lower,
         options=options,
+        checks=" ".join(f"--option {each}" for each in ["binary=redline.xclbin", "platform=xilinx", *checked]),
         buffer=", memory_bytes=1 << 27" if board.has_hbm else "",
         vitis=boards.VITIS,
         xrt=boards.XRT,

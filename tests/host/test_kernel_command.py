@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from host import cli
+from host.cli.conformance import _options
+from host.devices.registry import accelerator
 from hw.config import Config
 from tests.host.test_cli import redline
 
@@ -36,10 +38,14 @@ def test_writes_a_package_and_says_so_in_json(tmp_path: Path) -> None:
     readme = (tmp_path / "k" / "README.md").read_text()
     assert "units=2, memory_bytes=1 << 27)" in readme, "a bank of HBM holds 256 MB"
     assert f"`{found['config_hash']}`" in readme
-    # The same call as the README's, and the build is the same.
+    # The README's calls name the same build.
     (line,) = [line for line in readme.splitlines() if line.startswith("accelerator = ")]
     said = eval(line.removeprefix("accelerator = "), {"dict": dict})
     assert Config(**said).hash == config.hash
+    (line,) = [line for line in readme.splitlines() if line.startswith("redline conformance opencl ")]
+    own, rest = accelerator(_options(line.split()[4::2]))
+    assert Config(**own).hash == config.hash
+    assert rest == {"binary": "redline.xclbin", "platform": "xilinx"}
 
 
 def test_tells_people_where_the_commands_are(tmp_path: Path) -> None:
