@@ -146,6 +146,17 @@ class Compute:
         for at in range(0x10, end, 4):
             await self.write(at, int.from_bytes(block[at : at + 4], "little"))
 
+    async def count_writes(self) -> None:
+        """Keep `unanswered`: write bursts that memory has not acknowledged."""
+        self.unanswered = 0
+        channels = [
+            tuple(self.dut[f"m_axi_gmem_{channel}{end}"] for end in ("valid", "ready")) for channel in ("aw", "b")
+        ]
+        while True:
+            await RisingEdge(self.dut.ap_clk)
+            asked, answered = (int(valid.value) and int(ready.value) for valid, ready in channels)
+            self.unanswered += asked - answered
+
     async def interrupted(self) -> None:
         limit = Timer(int(self.case["max_cycles"]) * PERIOD_NS * 8, "ns")
         assert await First(RisingEdge(self.dut.interrupt), limit) is not limit, "the interrupt never came"
@@ -202,11 +213,13 @@ async def launches_end_with_an_interrupt(dut: Any, number: int) -> None:
     compute = await made(dut, number)
     await compute.write(GIE, 1)
     await compute.write(IER, 1)
+    cocotb.start_soon(compute.count_writes())
     for _ in range(2):
         assert await compute.read(CTRL) == IDLE
         await compute.configure()
         await compute.write(CTRL, START)
         await compute.interrupted()
+        assert compute.unanswered == 0, "the launch ends when all its writes have arrived, the record's too"
         await ClockCycles(dut.ap_clk, 20)
         assert int(dut.interrupt.value), "it is a level"
         assert await compute.read(ISR) == 1
