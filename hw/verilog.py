@@ -9,6 +9,7 @@ from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.utils import exact_log2
 
 from hw.accelerator import Accelerator, probes
+from hw.clocked import clocked
 from hw.config import Config
 from hw.control import span
 from hw.overclocked import adders_verilog
@@ -167,7 +168,7 @@ def generate(config: Config, *, opencl: bool = False) -> str:
         kernel, name=TOP, ports=list(kernel.ports.values()), emit_src=False, strip_internal_attrs=True
     )
     instantiated = adders_verilog() if config.overclock else ""
-    return without_zeroing(str(text)) + instantiated
+    return clocked(without_zeroing(str(text))) + instantiated
 
 
 def without_zeroing(text: str) -> str:

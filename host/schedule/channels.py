@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from host.schedule.events import Clock, Signal
 from hw import axi
@@ -74,21 +75,68 @@ class _Asking:
     granted: Signal
 
 
-class ReadChannel:
-    """Several readers on one channel: the urgent first, then by their index; bursts are answered in order."""
+class _Channel:
+    """One address register that those who ask share: it decides at the end of a cycle whose burst goes next.
 
-    def __init__(self, clock: Clock, config: Config, memory: Memory, readers: int) -> None:
+    Parameters
+    ----------
+    askers : int
+        How many share it.
+    """
+
+    def __init__(self, clock: Clock, config: Config, memory: Memory, askers: int) -> None:
         self._clock = clock
         self._latency = max(1, memory.latency)
         self._pace = Pace(memory.interval(config))
-        self._asking: list[_Asking | None] = [None] * readers
+        self._asking: list[Any] = [None] * askers
+        self._free = 0  # the address register, from this cycle on
+        self._deciding = False
+
+    def _ask(self, asker: int, asking: Any) -> None:
+        self._asking[asker] = asking
+        self._decide_at(self._clock.now)
+
+    def _decide_at(self, cycle: int) -> None:
+        if not self._deciding:
+            self._deciding = True
+            self._clock.at_end(cycle, self._decide)
+
+    def _decide(self) -> None:
+        self._deciding = False
+        waiting = [index for index, asking in enumerate(self._asking) if asking is not None]
+        free = self._next() if waiting else None
+        if free is None:
+            return
+        if self._clock.now < free:
+            self._decide_at(free)
+            return
+        chosen = min(waiting, key=self._precedence)
+        asking, self._asking[chosen] = self._asking[chosen], None
+        self._grant(chosen, asking)
+        if len(waiting) > 1:
+            self._decide_at(self._free)
+
+    def _next(self) -> int | None:
+        """The first cycle in which a burst can be granted; None if something that is to come will ask again."""
+        return self._free
+
+    def _precedence(self, asker: int) -> tuple[bool, int]:
+        return False, asker
+
+    def _grant(self, asker: int, asking: Any) -> None:
+        raise NotImplementedError
+
+
+class ReadChannel(_Channel):
+    """Several readers on one channel: the urgent first, then by their index; bursts are answered in order."""
+
+    def __init__(self, clock: Clock, config: Config, memory: Memory, readers: int) -> None:
+        super().__init__(clock, config, memory, readers)
         self._in_flight: deque[tuple[int, _Asking]] = deque()
         self._moving: tuple[int, int] | None = None
         """Cycles of the first and the last beat of the oldest burst in flight, if the reader held none up."""
         self._settling = False
         self._ends: list[int] = []
-        self._free = 0  # the address register
-        self._deciding = False
         self.granted = 0
         """Cycle in which the latest burst was granted."""
         self.urgent = [False] * readers
@@ -114,41 +162,25 @@ class ReadChannel:
             Cycles of those from `begin` to `end` in which it takes none, as far as they are past.
         """
         asking = _Asking(burst, answer, words, held, Signal(self._clock))
-        self._asking[reader] = asking
-        self._decide_at(self._clock.now)
+        self._ask(reader, asking)
         yield asking.granted
 
-    def _decide_at(self, cycle: int) -> None:
-        if not self._deciding:
-            self._deciding = True
-            self._clock.at_end(cycle, self._decide)
-
-    def _decide(self) -> None:
-        self._deciding = False
-        now = self._clock.now
-        waiting = [index for index, asking in enumerate(self._asking) if asking is not None]
-        if not waiting:
-            return
-        free = self._free
+    def _next(self) -> int | None:
         oldest = len(self._ends) + len(self._in_flight) - axi.OUTSTANDING
         if oldest >= len(self._ends):
-            return  # the queue is full, and decides when its oldest burst has ended
-        if oldest >= 0:
-            # Its entry is free in the cycle after its last beat.
-            free = max(free, self._ends[oldest] + 1)
-        if now < free:
-            self._decide_at(free)
-            return
-        reader = min(waiting, key=lambda index: (not self.urgent[index], index))
-        asking = self._asking[reader]
-        assert asking is not None
-        self._asking[reader] = None
+            return None  # the queue is full, and decides when its oldest burst has ended
+        # Its entry is free in the cycle after its last beat.
+        return max(self._free, self._ends[oldest] + 1) if oldest >= 0 else self._free
+
+    def _precedence(self, asker: int) -> tuple[bool, int]:
+        return not self.urgent[asker], asker
+
+    def _grant(self, asker: int, asking: _Asking) -> None:
+        now = self._clock.now
         self._free = now + 1
         self._in_flight.append((now + 1 + self._latency, asking))
         self.granted = now
         asking.granted.fire()
-        if len(waiting) > 1:
-            self._decide_at(now + 1)
         if not self._settling:
             self._move()
 
@@ -189,50 +221,30 @@ class ReadChannel:
         return first, last
 
 
-class WriteChannel:
+class WriteChannel(_Channel):
     """Two writers on one channel, a burst at a time; the lower index first."""
 
     def __init__(self, clock: Clock, config: Config, memory: Memory) -> None:
-        self._clock = clock
-        self._latency = max(1, memory.latency)
-        self._pace = Pace(memory.interval(config))
+        super().__init__(clock, config, memory, 2)
         self._slots = config.port_bytes // config.vec
-        self._asking: list[tuple[int, int, Signal] | None] = [None, None]
         self._answers: list[tuple[int, int]] = [(0, 0), (0, 0)]
         self._responses: deque[int] = deque([-1] * axi.OUTSTANDING, axi.OUTSTANDING)
-        self._free = 0
-        self._deciding = False
         self.idle = 0
         """Cycle from which on every write so far is acknowledged."""
 
     def ask(self, writer: int, slot: int, words: int) -> Iterator[Signal]:
         """Ask to write a run of words, the first in that slot of its beat; yields until it is granted."""
         granted = Signal(self._clock)
-        self._asking[writer] = slot, words, granted
-        self._decide_at(self._clock.now)
+        self._ask(writer, (slot, words, granted))
         yield granted
 
     def last(self, writer: int) -> int:
         """Cycle in which the last word of the run granted last is written."""
         return self._answers[writer][1]
 
-    def _decide_at(self, cycle: int) -> None:
-        if not self._deciding:
-            self._deciding = True
-            self._clock.at_end(cycle, self._decide)
-
-    def _decide(self) -> None:
-        self._deciding = False
+    def _grant(self, asker: int, asking: tuple[int, int, Signal]) -> None:
         now = self._clock.now
-        waiting = [index for index, asking in enumerate(self._asking) if asking is not None]
-        if not waiting:
-            return
-        if now < self._free:
-            self._decide_at(self._free)
-            return
-        writer = waiting[0]
-        slot, words, granted = self._asking[writer]  # type: ignore[misc]
-        self._asking[writer] = None
+        slot, words, granted = asking
         # The address waits while too many bursts are unacknowledged; words move to the packer from the second cycle on.
         address = max(now + 1, self._responses[0] + 1)
         word = now + 2
@@ -242,10 +254,8 @@ class WriteChannel:
         self._responses.append(response)
         self._free = last + 1
         self.idle = response + 1
-        self._answers[writer] = now, last
+        self._answers[asker] = now, last
         granted.fire()
-        if len(waiting) > 1:
-            self._decide_at(self._free)
 
     def _write(self, word: int, open_from: int, slot: int, words: int) -> int:
         slots, pace = self._slots, self._pace
