@@ -31,9 +31,9 @@ PERIOD_NS = 10
 
 CTRL, GIE, IER, ISR = 0x00, 0x04, 0x08, 0x0C
 START, DONE, IDLE, READY = 1, 2, 4, 8
-MEMORY, LISTS, RECORD = 0x123000, 0x40_0000, 0x60_0040
+MEMORY, LISTS, RECORD = 0x123000, 0x18_0000, 0x1C_0040
 """Where the memory buffer, the lists and the record lie; nothing is at 0, or where it would be without `memory`."""
-RAM_BYTES = 1 << 23
+RAM_BYTES = 1 << 21
 
 
 class Compute:

@@ -13,9 +13,11 @@ SMALL = Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, port_bits=
 """Four beats a record."""
 NARROW = Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4)
 """Sixteen beats a record, no fault instrumentation."""
-WIDEST = Config(lanes=8, vec=8, feature_bytes=4096, weight_bytes=4096, port_bits=512, pool_columns=16, overclock=2)
-"""One beat a record, with late masks."""
-CONFIGS = {"small": SMALL, "narrow": NARROW, "widest": WIDEST}
+WIDEST = Config(lanes=8, vec=8, feature_bytes=4096, weight_bytes=4096, port_bits=512, pool_columns=16)
+"""One beat a record: the widest port, which suits a board's memory."""
+LATE = Config(lanes=2, vec=4, feature_bytes=1024, weight_bytes=512, port_bits=64, pool_columns=16, overclock=1)
+"""With late masks."""
+CONFIGS = {"small": SMALL, "narrow": NARROW, "widest": WIDEST, "late": LATE}
 
 
 @cache

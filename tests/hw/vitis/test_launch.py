@@ -12,6 +12,7 @@ import pytest
 from host.devices.device import LaunchReport
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
+from host.faults.models import SoftErrors
 from host.faults.stuck import StuckAt
 from host.schedule.launch import Launch
 from hw.config import Config
@@ -22,6 +23,14 @@ from tests.sim.test_accelerator import small_cases
 LISTS = ("descriptors", "mac_events", "feature_events", "late_masks")
 MARK = 0xA5
 """Results are written over what no correct result leaves in place."""
+
+FAULTS = {
+    "small": SoftErrors(0.01, per="mac") + SoftErrors(0.01, sites="feature"),
+    "narrow": SoftErrors(0.001, sites=("weight", "input")),
+    "widest": SoftErrors(0.001, sites=("weight", "input")),
+    "late": StuckAt(lane=1, bit=7, value=1) + StuckAt(lane=0, bit=30, value=0),
+}
+"""Those that each build has instruments for."""
 
 
 @dataclass
@@ -60,14 +69,12 @@ class Recorder(ReferenceDevice):
         return report
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.4])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "pause"), [*((name, 0.4) for name in CONFIGS), ("small", 0.0), ("widest", 0.0)])
 def test_the_kernel_does_what_xrt_and_the_reference_expect(name: str, pause: float, tmp_path: Path) -> None:
     config, files = CONFIGS[name], package(CONFIGS[name])
     (tmp_path / "kernel.xml").write_text(files["kernel.xml"])
     device = Recorder(tmp_path, config)
-    stuck = StuckAt(lane=1, bit=7, value=1) + StuckAt(lane=3, bit=30, value=0) if config.overclock else None
-    for case in small_cases(config, seed=5 + int(10 * pause), wanted=2, faults=stuck):
+    for case in small_cases(config, seed=5 + int(10 * pause), wanted=2, faults=FAULTS[name]):
         Runtime(case.program, device).forward(
             case.x, writeback=case.writeback, plan=case.plan, first_image=case.first_image
         )
