@@ -49,7 +49,8 @@ class Device(ABC):
 
     Five methods are required (`launch`, `write`, `read`, `quantise`, `dequantise`), the last two with an exact default;
     `reorder` and `recover` matter only to devices whose memory layout differs from NCHW. `write_features`,
-    `read_features` and `write_weights` are these and memory access in one step, for devices that know a shorter way.
+    `read_features`, `write_weights` and `write_params` are these and memory access in one step, for devices that know a
+    shorter way.
 
     Attributes
     ----------
@@ -104,6 +105,10 @@ class Device(ABC):
         """A layer's OIHW weights to their region. The device may keep `weight`: it must not change afterwards."""
         self.write(region.address, pack_weights(weight, layer, self.config))
 
+    def write_params(self, region: Region, bias: npt.NDArray[np.int32], layer: Layer) -> None:
+        """A layer's biases, shape (M,), and its shifts to their region. The device may keep `bias`, too."""
+        self.write(region.address, layout.pack_params(bias, layer.shifts, self.config.lanes, self.config.vec))
+
     def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
         """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt).
 
@@ -132,9 +137,9 @@ class Device(ABC):
         return Runtime(program, self)
 
     def unpool(
-        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int
     ) -> npt.NDArray[np.float32] | None:
-        """For devices that know a short way through max pooling backwards; None: there is none.
+        """For devices that know a short way through max pooling and saturation backwards; None: there is none.
 
         Parameters
         ----------
@@ -142,7 +147,8 @@ class Device(ABC):
             What was pooled.
         grad : float32 array, shape (N, M, PH, PW)
             Gradient of the pooled values.
-        pool : Pool
+        pool : Pool or None
+            None: nothing was pooled.
         low, upper : int
             A value passes its gradient strictly between them.
 

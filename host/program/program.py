@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from hw.errors import RedlineError
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 
-Quantise = Callable[[npt.NDArray[Any], npt.NDArray[np.integer]], Int8]
+Quantise = Callable[[npt.NDArray[Any], int | npt.NDArray[np.integer]], Int8]
 
 FORMAT = "redline-program"
 FORMAT_VERSION = 2
@@ -200,8 +201,13 @@ class Program:
 
     # -- inputs
 
-    def quantise_input(self, x: Any) -> Int8:
+    def quantise_input(self, x: Any, quantise: Quantise = quantisation.quantise) -> Int8:
         """Float images, shape (N, C, H, W), to int8 at `input_frac`.
+
+        Parameters
+        ----------
+        x : float array or tensor
+        quantise : callable, as for `requantise`
 
         Raises
         ------
@@ -210,9 +216,9 @@ class Program:
         """
         values = as_array(x)
         self.check_input(values.shape)
-        if not np.isfinite(values).all():
+        if not _finite(values):
             raise ProgramError("the images hold NaN or infinite values: clean them before quantising")
-        return quantisation.quantise(values, self.input_frac)
+        return quantise(values, self.input_frac)
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Raise `ProgramError` unless `shape` is (N, *input_shape)."""
@@ -306,10 +312,7 @@ def quantise_layer(
     w = as_array(weight)
     b = np.zeros(layer.out_channels) if bias is None else as_array(bias)
     for kind, values in (("weights", w), ("bias", b)):
-        # What is not finite makes the sum so, too; the sum of many finite values may be infinite.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not np.isfinite(values.sum())
-        if suspect and not np.isfinite(values).all():
+        if not _finite(values):
             raise ProgramError(
                 f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the "
                 "learning rate or restore earlier weights"
@@ -320,12 +323,12 @@ def quantise_layer(
         )
     m, c, kh, kw = layer.weight_shape
     unfolded = (m, c, kh, kw) if layer.fold is None else (m, layer.fold.channels, kh, layer.fold.kernel_w)
-    if w.shape != unfolded and w.shape != (m, int(np.prod(unfolded[1:]))):
+    if w.shape != unfolded and w.shape != (m, math.prod(unfolded[1:])):
         raise ProgramError(f"layer {layer.name!r}: weights have shape {w.shape}, expected {unfolded}")
     if b.shape != (m,):
         raise ProgramError(f"layer {layer.name!r}: bias has shape {b.shape}, expected {(m,)}")
     w = w.reshape(unfolded)
-    frac = np.asarray(layer.weight_frac)
+    frac = layer.weight_fracs
     quantised = quantise(w, frac[:, None, None, None])
     if layer.fold is not None:
         quantised = fold.fold_weights(quantised)
@@ -334,6 +337,14 @@ def quantise_layer(
     else:
         stored = quantisation.quantise_bias(b, frac + layer.in_frac)
     return frozen(quantised), frozen(stored)
+
+
+def _finite(values: npt.NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite."""
+    # Such a value makes the sum so, too; the sum of many finite values may be infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not math.isfinite(values.sum())
+    return not suspect or bool(np.isfinite(values).all())
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

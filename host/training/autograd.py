@@ -18,7 +18,7 @@ from host.program.layers import Layer, Normalisation, Pool
 from host.program.program import Program
 
 Int8 = npt.NDArray[np.int8]
-Unpool = Callable[[Int8, npt.NDArray[np.float32], Pool, int, int], npt.NDArray[np.float32] | None]
+Unpool = Callable[[Int8, npt.NDArray[np.float32], Pool | None, int, int], npt.NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class DeviceLayer(torch.autograd.Function):
         bias: torch.Tensor | None,
         geometry: Geometry,
         recorded: Recorded,
-        value: Int8,
+        value: Int8 | None,
     ) -> torch.Tensor:
         """Value of the layer.
 
@@ -126,15 +126,17 @@ class DeviceLayer(torch.autograd.Function):
         geometry : Geometry
         recorded : Recorded
             What backward goes through.
-        value : int8 array, shape (N, M, PH, PW)
-            What the device produced.
+        value : int8 array, shape (N, M, PH, PW), or None
+            What the device produced; None where nobody reads the value, only other layers its place in the graph.
 
         Returns
         -------
-        float32, shape (N, M, PH, PW)
+        float32, shape (N, M, PH, PW); zeros without a value
         """
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.recorded, ctx.x_shape = geometry, recorded, x.shape
+        if value is None:
+            return torch.zeros(1).expand(recorded.out.shape)
         return dequantise(value, geometry.out_frac)
 
     @staticmethod
@@ -176,15 +178,15 @@ class DeviceLayer(torch.autograd.Function):
 
 def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometry) -> torch.Tensor:
     """Gradient of the final output, shape (N, M, PH, PW), to that of the convolution's sum, shape (N, M, OH, OW)."""
-    conv = torch.from_numpy(recorded.conv)
     low = 0 if geometry.relu else -128
-    if geometry.pool is None:
-        return grad * ((conv > low) & (conv < geometry.upper))
     pool = geometry.pool
     if geometry.unpool is not None:
         found = geometry.unpool(recorded.conv, grad.contiguous().numpy(), pool, low, geometry.upper)
         if found is not None:
             return torch.from_numpy(found)
+    conv = torch.from_numpy(recorded.conv)
+    if pool is None:
+        return grad * ((conv > low) & (conv < geometry.upper))
     # int8 values are exact in float32, and padding counts as -infinity there.
     value, chosen = F.max_pool2d(
         conv.float(), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil, return_indices=True

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from host.devices.checks import check_launch
 from host.devices.device import Bytes, DeviceError, Int8, LaunchReport
 from host.devices.emulator import native
-from host.devices.emulator.memory import Features, Images, Memory, Weights
+from host.devices.emulator.memory import Features, Images, Memory, Params, Weights
 from host.devices.emulator.native import KernelError, Kernels
-from host.devices.emulator.plan import Packed, Params, Plan
+from host.devices.emulator.plan import Packed, Plan, Step
 from host.devices.reference import ReferenceDevice
 from host.program.arrangement import unpack_weights
 from host.program.layers import Layer, Pool
@@ -102,8 +102,8 @@ class EmulatorDevice(ReferenceDevice):
         self._content = Memory(memory_bytes)
         self._dense_from = dense_from
         self._plans: list[Plan] = []
-        self._packed: dict[tuple[int, Layer], Packed] = {}
-        self._params: dict[str, tuple[Bytes, Params]] = {}
+        self._packed: dict[tuple[int, int], tuple[Layer, Packed]] = {}
+        """By identities of weights and layer; the weights' entries leave with them, and an entry keeps its layer."""
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _load(self, asked: str | Kernels | None) -> Kernels | None:
@@ -161,6 +161,10 @@ class EmulatorDevice(ReferenceDevice):
         self._check(region.address, region.nbytes)
         self._content.put(region, Weights(weight, layer, self.config))
 
+    def write_params(self, region: Region, bias: npt.NDArray[np.int32], layer: Layer) -> None:
+        self._check(region.address, region.nbytes)
+        self._content.put(region, Params(bias, layer.shifts, self.config))
+
     def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
         if self.kernels is not None and x.dtype == np.float32 and x.size > FEW:
             found = self.kernels.quantise(np.ascontiguousarray(x), np.asarray(frac))
@@ -169,7 +173,7 @@ class EmulatorDevice(ReferenceDevice):
         return super().quantise(x, frac)
 
     def unpool(
-        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int
     ) -> npt.NDArray[np.float32] | None:
         if self.kernels is None:
             return None
@@ -192,8 +196,7 @@ class EmulatorDevice(ReferenceDevice):
             region = launch.memory[memory.input_name(name)]
             fmap.load(self.read_features(region, launch.inputs[name]))
         for at, step in enumerate(plan.steps):
-            plain, packed = self._weights(launch, plan, step.layer, at)
-            plan.bind(at, plain, packed, self._parameters(launch, step.layer))
+            plan.bind(at, *self._weights(plan, step), self._parameters(step))
         applied = plan.inject(launch, self._share(launch))
         self._run(plan, launch.batch)
         for region, fmap in plan.written:
@@ -219,30 +222,32 @@ class EmulatorDevice(ReferenceDevice):
         self._plans = [plan, *self._plans[: PLANS - 1]]
         return plan
 
-    def _weights(self, launch: Launch, plan: Plan, layer: Layer, at: int) -> tuple[Int8, Packed]:
-        region = launch.memory[memory.weights_name(layer.name)]
+    def _weights(self, plan: Plan, step: Step) -> tuple[Int8, Packed]:
+        region, layer = step.weights_region, step.layer
         content = self._content.content(region)
         if not isinstance(content, Weights) or content.weight.shape != layer.weight_shape:
             raw = self._content.view(region.address, region.nbytes).view(np.int8).reshape(region.shape)
             content = Weights(unpack_weights(raw, layer, self.config), layer, self.config)
             self._content.add_form(region, content)
         weight = content.weight
-        key = (id(weight), layer)
-        if key not in self._packed:
-            self._packed[key] = plan.pack(plan.steps[at], weight)
+        key = (id(weight), id(layer))
+        found = self._packed.get(key)
+        if found is None:
+            found = self._packed[key] = layer, plan.pack(step, weight)
             # Weights that came with a fault leave with it, those without stay packed.
             finalize(weight, self._packed.pop, key, None).atexit = False
-        return weight, self._packed[key]
+        return weight, found[1]
 
-    def _parameters(self, launch: Launch, layer: Layer) -> Params:
-        region = launch.memory[memory.params_name(layer.name)]
-        raw = self._content.view(region.address, region.nbytes)
-        known = self._params.get(layer.name)
-        if known is None or not np.array_equal(known[0], raw):
-            records = raw.copy().view(params.DTYPE)[: layer.out_channels]
-            found = Params(records["bias"].copy(), records["shift"].astype(np.int32) & params.MAX_SHIFT)
-            known = self._params[layer.name] = (raw.copy(), found)
-        return known[1]
+    def _parameters(self, step: Step) -> Params:
+        region, channels = step.params_region, step.layer.out_channels
+        content = self._content.content(region)
+        if not isinstance(content, Params) or len(content.bias) != channels:
+            raw = self._content.view(region.address, region.nbytes).copy()
+            records = raw.view(params.DTYPE)[:channels]
+            shift = records["shift"].astype(np.int32) & params.MAX_SHIFT
+            content = Params(records["bias"].copy(), shift, self.config)
+            self._content.add_form(region, content)
+        return content
 
     def _share(self, launch: Launch) -> float:
         if self._dense_from is not None:

@@ -31,8 +31,9 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     "portable": (),
 }
 """Compiler flags of each kind of kernels, the fastest first."""
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fwrapv", "-w")
-"""Without warnings: GCC 12 finds some in its own headers. `-fwrapv`: accumulators wrap."""
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fwrapv", "-fno-trapping-math", "-w")
+"""Without warnings: GCC 12 finds some in its own headers. `-fwrapv`: accumulators wrap. `-fno-trapping-math` changes no
+value: nobody asks for floating-point exceptions, and without them comparisons can be vectorised."""
 SOURCES = Path(__file__).parent / "kernels"
 X86 = ("x86_64", "AMD64", "i686", "i386")
 LOG_LINES = 20
@@ -125,6 +126,7 @@ class Kernels:
         self._quantise = _function(library, "quantise", level, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self._quantise.restype = ctypes.c_int
         self._unpool = _function(library, "unpool", level, c_void_p, c_void_p, *(c_int64,) * 10, c_void_p)
+        self._pass = _function(library, "pass", level, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)
 
     def run(self, layers: ctypes.Array[Layer], first: int, end: int) -> None:
         """Images `first` to `end - 1` through layers."""
@@ -168,14 +170,18 @@ class Kernels:
         return x
 
     def unpool(
-        self, conv: npt.NDArray[np.int8], grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+        self, conv: npt.NDArray[np.int8], grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int
     ) -> npt.NDArray[np.float32]:
         """Gradient of max-pooled values, shape (N, M, PH, PW), to that of what they were chosen from, (N, M, OH, OW).
 
-        It passes where the chosen value, the first largest of a window, lies strictly between the bounds.
+        It passes where the chosen value, the first largest of a window, lies strictly between the bounds. Without
+        pooling, every value is its own window.
         """
         n, m, h, w = conv.shape
         result = np.empty(conv.shape, np.float32)
+        if pool is None:
+            self._pass(conv.ctypes.data, grad.ctypes.data, conv.size, low, upper, result.ctypes.data)
+            return result
         window = (pool.kernel, pool.stride, pool.pad, *grad.shape[2:])
         self._unpool(conv.ctypes.data, grad.ctypes.data, n * m, h, w, *window, low, upper, result.ctypes.data)
         return result

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from host.devices.emulator import native
 from host.devices.emulator.late import LateLayer, Ordered
 from host.devices.emulator.maps import FeatureMap
+from host.devices.emulator.memory import Params
 from host.devices.emulator.native import Kernels, Tensor
 from host.faults.plan import SITES, FaultPlan
 from host.program.arrangement import arrange
 from host.program.layers import Layer
 from host.schedule import memory
 from host.schedule.launch import Launch
+from host.schedule.memory import Region
 from host.schedule.tiling import Band
 from hw.layout import ceil_div
 from hw.masks import BankMasks
@@ -49,13 +51,6 @@ class Packed:
     """The same for a late clock, of any layer."""
 
 
-class Params(NamedTuple):
-    """A layer's parameters, shape (M,) each."""
-
-    bias: Int32
-    shift: npt.NDArray[np.integer]
-
-
 class Part(NamedTuple):
     """Consecutive channels of a source that are consecutive in a layer's input."""
 
@@ -75,13 +70,21 @@ class Step:
     out: FeatureMap
     slots: npt.NDArray[np.int32]
     in_order: bool
+    weights_region: Region
+    params_region: Region
+    start: Int32
+    """Accumulators' first values, as the kernel takes them: groups by outputs of one, filled up to whole blocks. The
+    same of the shifts, and of what PipeCNN's arithmetic adds."""
+    shift: Int32
+    added: Int32
     tiles: tuple[tuple[Band, Band], ...]
     """Rows and columns of the tiles that it is computed in."""
     alive: list[Any] = field(default_factory=list)
     weights: Packed | None = None
     plain: Int8 | None = None
     params: Params | None = None
-    bound: tuple[Int32, ...] = ()
+    bias: Int32 | None = None
+    """Accumulators' first values, shape (M,)."""
     faults: tuple[npt.NDArray[Any], ...] = ()
     late: LateLayer | None = None
 
@@ -200,7 +203,11 @@ class Plan:
             values |= {"pool_pad": layer.pool.pad, "pool_h": ph, "pool_w": pw}
         for name, value in values.items():
             setattr(to, name, value)
-        return Step(layer, kind, conv, out, slots, in_order, (), alive)
+        groups = layer.groups if kind == CONVOLUTION else 1
+        start, shift, added = np.zeros((3, groups, ceil_div(m // groups, BLOCK) * BLOCK), np.int32)
+        to.start, to.shift, to.added = start.ctypes.data, shift.ctypes.data, added.ctypes.data
+        weights, params = (self.memory[name(layer.name)] for name in (memory.weights_name, memory.params_name))
+        return Step(layer, kind, conv, out, slots, in_order, weights, params, start, shift, added, (), alive)
 
     # ---- weights and parameters
 
@@ -217,20 +224,15 @@ class Plan:
         step, to = self.steps[at], self.layers[at]
         if step.weights is weights and step.params is params:
             return
-        layer = step.layer
-        pipecnn = bool(to.pipecnn)
-        bias = np.zeros_like(params.bias) if pipecnn else params.bias
-        start = bias - 128 * weights.sums  # arrays wrap, as accumulators do
-        groups = layer.groups if step.kind == CONVOLUTION else 1
-        step.bound = (
-            np.ascontiguousarray(bias, np.int32),
-            _blocks(start, groups),
-            _blocks(params.shift, groups),
-            _blocks(params.bias if pipecnn else bias, groups),
-        )
-        step.weights, step.params, step.plain = weights, params, plain
-        to.weights, to.plain = weights.weights.ctypes.data, plain.ctypes.data
-        to.bias, to.start, to.shift, to.added = (array.ctypes.data for array in step.bound)
+        groups, per_group = len(step.start), step.layer.out_channels // len(step.start)
+        bias = np.zeros_like(params.bias) if to.pipecnn else params.bias
+        # Arrays wrap, as accumulators do.
+        step.start[:, :per_group] = (bias - 128 * weights.sums).reshape(groups, per_group)
+        step.added[:, :per_group] = params.bias.reshape(groups, per_group)
+        if step.params is None or step.params.shift is not params.shift:
+            step.shift[:, :per_group] = params.shift.reshape(groups, per_group)
+        step.weights, step.params, step.plain, step.bias = weights, params, plain, bias
+        to.weights, to.plain, to.bias = weights.weights.ctypes.data, plain.ctypes.data, bias.ctypes.data
 
     # ---- faults
 
@@ -282,8 +284,8 @@ class Plan:
                 step.late = LateLayer(layer, self._config, self._kernels, sources, to, step.in_order, temporary)
             if weights.late is None:
                 weights.late = step.late.order(plain)
-            bias = step.bound[0]
-            step.late.bind(weights.late, bias, np.asarray(params.shift), params.bias, banks)
+            assert step.bias is not None
+            step.late.bind(weights.late, step.bias, np.asarray(params.shift), params.bias, banks)
             to.late = ctypes.pointer(step.late.native)
 
     def _order(self, step: Step, to: native.Layer) -> None:
@@ -383,14 +385,6 @@ def _in_order(slots: npt.NDArray[np.int32], channels: int) -> bool:
     """Whether steps read the input's channels one after the other."""
     places = np.arange(slots.size)
     return bool((slots.reshape(-1) == np.where(places < channels, places, -1)).all())
-
-
-def _blocks(values: npt.NDArray[np.integer], groups: int) -> Int32:
-    """One value per output, each group's filled up to whole blocks."""
-    per_group = len(values) // groups
-    padded = np.zeros((groups, ceil_div(per_group, BLOCK) * BLOCK), np.int32)
-    padded[:, :per_group] = values.reshape(groups, per_group)
-    return padded
 
 
 def _by_place(plan: FaultPlan) -> dict[tuple[int, int], FaultPlan]:

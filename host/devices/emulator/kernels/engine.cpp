@@ -678,6 +678,49 @@ void compute(const Layer &l, int64_t first, int64_t end) {
     if (l.feature.count) flip_features(l, first, end);
 }
 
+// ---- backwards
+
+// Rows of gradients of pooled pairs, 2 x 2 values each, that do not overlap: each to the first largest of its four.
+void quarter(const int8_t *__restrict top, const int8_t *__restrict bottom, const float *__restrict grad, int64_t count,
+             int low, int upper, float *__restrict over, float *__restrict under) {
+    int64_t x = 0;
+#if defined(LEVEL_VNNI)
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    const __m256i least = _mm256_set1_epi16(int16_t(low)), limit = _mm256_set1_epi16(int16_t(upper));
+    for (; x < count; x += BLOCK) {
+        // Each 16 bits of a row are the two values of one window.
+        const int64_t left = std::min<int64_t>(BLOCK, count - x);
+        const __mmask16 some = __mmask16((1u << left) - 1);
+        const __mmask16 front = __mmask16(left >= 8 ? 0xFFFF : (1u << 2 * left) - 1);
+        const __mmask16 back = __mmask16(left <= 8 ? 0 : (1u << (2 * left - 16)) - 1);
+        const __m256i upside = _mm256_maskz_loadu_epi16(some, top + 2 * x), down = _mm256_maskz_loadu_epi16(some, bottom + 2 * x);
+        const __m256i a = _mm256_srai_epi16(_mm256_slli_epi16(upside, 8), 8), b = _mm256_srai_epi16(upside, 8);
+        const __m256i c = _mm256_srai_epi16(_mm256_slli_epi16(down, 8), 8), d = _mm256_srai_epi16(down, 8);
+        const __m256i above = _mm256_max_epi16(a, b), most = _mm256_max_epi16(above, _mm256_max_epi16(c, d));
+        const __mmask16 passes = _mm256_cmpgt_epi16_mask(most, least) & _mm256_cmplt_epi16_mask(most, limit);
+        const __m512 passed = _mm512_maskz_add_ps(passes, _mm512_maskz_loadu_ps(some, grad + x), _mm512_setzero_ps());
+        const __mmask16 is_a = _mm256_cmpeq_epi16_mask(a, most), is_b = _mm256_cmpeq_epi16_mask(b, most) & ~is_a;
+        const __mmask16 is_c = _mm256_cmpeq_epi16_mask(c, most) & ~is_a & ~is_b, is_d = ~(is_a | is_b | is_c);
+        const __m512 at_a = _mm512_maskz_mov_ps(is_a, passed), at_b = _mm512_maskz_mov_ps(is_b, passed);
+        const __m512 at_c = _mm512_maskz_mov_ps(is_c, passed), at_d = _mm512_maskz_mov_ps(is_d, passed);
+        _mm512_mask_storeu_ps(over + 2 * x, front, _mm512_permutex2var_ps(at_a, first, at_b));
+        _mm512_mask_storeu_ps(over + 2 * x + BLOCK, back, _mm512_permutex2var_ps(at_a, second, at_b));
+        _mm512_mask_storeu_ps(under + 2 * x, front, _mm512_permutex2var_ps(at_c, first, at_d));
+        _mm512_mask_storeu_ps(under + 2 * x + BLOCK, back, _mm512_permutex2var_ps(at_c, second, at_d));
+    }
+#endif
+    for (; x < count; x++) {
+        const int a = top[2 * x], b = top[2 * x + 1], c = bottom[2 * x], d = bottom[2 * x + 1];
+        const int above = std::max(a, b), below = std::max(c, d), most = std::max(above, below);
+        const float passed = (most > low) & (most < upper) ? 0.0f + grad[x] : 0.0f;
+        over[2 * x] = a == most ? passed : 0.0f;
+        over[2 * x + 1] = (a < b) & (b == most) ? passed : 0.0f;
+        under[2 * x] = (above < c) & (c == most) ? passed : 0.0f;
+        under[2 * x + 1] = (above < d) & (c < d) ? passed : 0.0f;
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -783,13 +826,24 @@ void NAMED(store)(const Tensor *from, int64_t images, int64_t channels, int64_t 
 int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const double *scale, int8_t *to) {
     int infinite = 0;
     for (int64_t r = 0; r < rows; r++, from += length, to += length) {
-        const double s = scale[r];
+        if (scale[r] < 0x1p-100 || scale[r] > 0x1p100) {
+            for (int64_t i = 0; i < length; i++) {
+                const double scaled = double(from[i]) * scale[r] + 0.5;
+                infinite |= !(scaled - scaled == 0);
+                // Truncation is the floor of what is not negative.
+                const double kept = std::min(std::max(scaled, -128.0), 127.5) + 128.0;
+                to[i] = int8_t(int32_t(kept) - 128);
+            }
+            continue;
+        }
+        const float s = float(scale[r]);
         for (int64_t i = 0; i < length; i++) {
-            const double scaled = double(from[i]) * s + 0.5;
-            infinite |= !(scaled - scaled == 0);
-            // Truncation is the floor of what is not negative.
-            const double kept = std::min(std::max(scaled, -128.0), 127.5) + 128.0;
-            to[i] = int8_t(int32_t(kept) - 128);
+            infinite |= !(from[i] - from[i] == 0);
+            const float scaled = std::min(std::max(from[i] * s, -129.0f), 128.0f);
+            // Adding a half would round; what lies above the integer below is exact.
+            const int32_t whole = int32_t(scaled), below = whole - (scaled < float(whole));
+            const int32_t value = below + (scaled - float(below) >= 0.5f);
+            to[i] = int8_t(std::min(std::max(value, -128), 127));
         }
     }
     return !infinite;
@@ -799,7 +853,15 @@ int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const doubl
 // each goes to the first largest value of its window, if that lies between the bounds.
 void NAMED(unpool)(const int8_t *values, const float *grad, int64_t planes, int64_t in_h, int64_t in_w, int64_t kernel,
                    int64_t stride, int64_t pad, int64_t out_h, int64_t out_w, int64_t low, int64_t upper, float *to) {
-    std::memset(to, 0, planes * in_h * in_w * sizeof(float));
+    const bool quarters = kernel == 2 && stride == 2 && !pad && 2 * out_h <= in_h && 2 * out_w <= in_w;
+    if (!quarters || 2 * out_h < in_h || 2 * out_w < in_w) std::memset(to, 0, planes * in_h * in_w * sizeof(float));
+    if (quarters) {
+        for (int64_t p = 0; p < planes; p++, values += in_h * in_w, to += in_h * in_w)
+            for (int64_t y = 0; y < out_h; y++, grad += out_w)
+                quarter(values + 2 * y * in_w, values + (2 * y + 1) * in_w, grad, out_w, int(low), int(upper),
+                        to + 2 * y * in_w, to + (2 * y + 1) * in_w);
+        return;
+    }
     for (int64_t p = 0; p < planes; p++, values += in_h * in_w, to += in_h * in_w)
         for (int64_t y = 0; y < out_h; y++) {
             const int64_t top = y * stride - pad;
@@ -814,5 +876,11 @@ void NAMED(unpool)(const int8_t *values, const float *grad, int64_t planes, int6
                 if (values[chosen] > low && values[chosen] < upper) to[chosen] += *grad;
             }
         }
+}
+
+// Gradient that passes where a value lies between the bounds, with a product's bits elsewhere.
+void NAMED(pass)(const int8_t *values, const float *grad, int64_t count, int64_t low, int64_t upper, float *to) {
+    const int32_t least = int32_t(low), most = int32_t(upper);
+    for (int64_t i = 0; i < count; i++) to[i] = grad[i] * float(int32_t(values[i] > least) & int32_t(values[i] < most));
 }
 }

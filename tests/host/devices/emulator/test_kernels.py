@@ -199,7 +199,7 @@ def test_quantising_says_what_is_not_finite(kernels: Kernels, bad: float) -> Non
 
 @settings(deadline=None, max_examples=40)
 @given(
-    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 75)),
     kernel=st.integers(2, 3),
     stride=st.integers(1, 3),
     pad=st.integers(0, 1),
@@ -227,3 +227,15 @@ def test_going_backwards_through_pooling_gives_the_bits_of_the_trainings_own_way
     recorded = Recorded(conv, conv, np.zeros(shape, np.int8))
     wanted = through_activation(torch.from_numpy(grad), recorded, plain)
     assert np.array_equal(kernels.unpool(conv, grad, pool, low, upper), wanted.numpy())
+
+
+@pytest.mark.parametrize("low", [0, -128])
+def test_going_backwards_where_nothing_was_pooled_gives_the_bits_of_a_product(kernels: Kernels, low: int) -> None:
+    values = np.arange(-128, 128, dtype=np.int8).reshape(1, 2, 4, 32)
+    grad = np.random.default_rng(1).standard_normal(values.shape).astype(np.float32)
+    grad[0, 0, 0, :4] = np.inf, -np.inf, np.nan, -0.0
+    plain = Geometry(False, (1, 1), (0, 0), low == 0, None, (2, 4, 32), 0, 0, upper=100)
+    wanted = through_activation(torch.from_numpy(grad), Recorded(values, values, values), plain).numpy()
+    found = kernels.unpool(values, grad, None, low, 100)
+    assert np.isnan(found).any()
+    assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
