@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from host.program import quantisation
 from host.program.arrangement import pack_weights
 from hw import layout
 from hw.config import Config
@@ -117,6 +118,27 @@ class Device(ABC):
         if np.ndim(frac):
             frac = np.reshape(frac, (-1,) + (1,) * (np.ndim(x) - 1))
         return np.clip(np.floor(np.ldexp(np.asarray(x, np.float64), frac) + 0.5), -128, 127).astype(np.int8)
+
+    def quantise_finite(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8 | None:
+        """`quantise`; None if a value is NaN or infinite."""
+        return self.quantise(x, frac) if quantisation.finite(x) else None
+
+    def quantise_layer(
+        self, layer: Layer, weight: npt.NDArray[np.floating], bias: npt.NDArray[np.floating]
+    ) -> tuple[Int8, npt.NDArray[np.int32]] | None:
+        """For devices that know a short way to a layer's integers; None: there is none, or a value is not finite.
+
+        Parameters
+        ----------
+        layer : Layer
+        weight : float array, shape (M, C, KH, KW), unfolded
+        bias : float array, shape (M,)
+
+        Returns
+        -------
+        int8 array, shaped as `weight`, and int32 array, shape (M,), at `weight_frac` and `in_frac + weight_frac`
+        """
+        return None
 
     def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
         """Int8 at scale `2**-frac` to float32, exact (convertIntToFloat)."""

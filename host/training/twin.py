@@ -171,14 +171,16 @@ class Twin(nn.Module):
 
         Of a layer that is no module with weights: the constants it stands for.
         """
-        layer = self.program.layer(name)
+        return self._effective(self.program.layer(name))
+
+    def _effective(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
         if layer.constant:
             return constant_weight(layer), None
-        module = self._module(name)
+        module = self._module(layer.name)
         weight, bias = module.weight, module.bias
         assert isinstance(weight, torch.Tensor)
         assert bias is None or isinstance(bias, torch.Tensor)
-        norm = self._norms.get(self.program.modules[name])
+        norm = self._norms.get(self.program.modules[layer.name])
         if norm is None:
             return weight, bias
         bn = self.net.get_submodule(norm)
@@ -198,16 +200,16 @@ class Twin(nn.Module):
         Changes are found by comparing values, so that none is missed however it was made.
         """
         with torch.no_grad():
-            return [layer.name for layer in self.program.layers if not layer.constant and self._refresh(layer.name)]
+            return [layer.name for layer in self.program.layers if not layer.constant and self._refresh(layer)]
 
-    def _refresh(self, name: str) -> bool:
+    def _refresh(self, layer: Layer) -> bool:
         """Requantise a layer if its master weights changed; whether they did."""
-        weight, bias = (None if values is None else values.detach() for values in self.effective(name))
-        assert weight is not None
+        name, (weight, bias) = layer.name, self._effective(layer)
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
         old = self._written.get(name)
         if old is not None and torch.equal(weight, old[0]) and (bias is None or _equal(bias, old[1])):
             return False
-        self.program.requantise(name, weight, bias, self.device.quantise)
+        self.program.requantise(name, weight, bias, self.device.quantise_finite, self.device.quantise_layer)
         if old is None:
             self._written[name] = (weight.clone(), None if bias is None else bias.clone())
         else:
@@ -234,7 +236,7 @@ class Twin(nn.Module):
         ProgramError
             If the images have another size than those the network was compiled for.
         """
-        images = self.program.quantise_input(x, self.device.quantise)
+        images = self.program.quantise_input(x, self.device.quantise_finite)
         recording = self.training and torch.is_grad_enabled()
         outputs = self.run(images, writeback=self.training)
         last = self.program.layers[-1]
@@ -246,7 +248,7 @@ class Twin(nn.Module):
         values = {INPUT: x}
         recorded = {INPUT: images}
         for layer in self.program.layers:
-            weight, bias = self.effective(layer.name)
+            weight, bias = self._effective(layer)
             kept = Recorded(gather(recorded, layer), through.conv[layer.name], through.out[layer.name])
             made = outputs.out[layer.name] if layer is last else None
             value = DeviceLayer.apply(_gather(values, layer), weight, bias, self._geometry[layer.name], kept, made)

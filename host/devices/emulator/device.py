@@ -104,6 +104,8 @@ class EmulatorDevice(ReferenceDevice):
         self._plans: list[Plan] = []
         self._packed: dict[tuple[int, int], tuple[Layer, Packed]] = {}
         """By identities of weights and layer; the weights' entries leave with them, and an entry keeps its layer."""
+        self._scales: dict[int, tuple[Layer, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        """By a layer's identity, which the entry keeps alive: its weights' and its biases' scales."""
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _load(self, asked: str | Kernels | None) -> Kernels | None:
@@ -171,6 +173,24 @@ class EmulatorDevice(ReferenceDevice):
             if found is not None:
                 return found
         return super().quantise(x, frac)
+
+    def quantise_finite(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8 | None:
+        if self.kernels is not None and x.dtype == np.float32 and x.size > FEW:
+            return self.kernels.quantise(np.ascontiguousarray(x), np.asarray(frac))
+        return super().quantise_finite(x, frac)
+
+    def quantise_layer(
+        self, layer: Layer, weight: npt.NDArray[np.floating], bias: npt.NDArray[np.floating]
+    ) -> tuple[Int8, npt.NDArray[np.int32]] | None:
+        if self.kernels is None or self.config.arithmetic != "redline" or not weight.dtype == bias.dtype == np.float32:
+            return None
+        known = self._scales.get(id(layer))
+        if known is None:
+            fracs = layer.weight_fracs
+            known = layer, np.ldexp(1.0, fracs), np.ldexp(1.0, fracs + layer.in_frac)
+            self._scales[id(layer)] = known
+        _, scale, bias_scale = known
+        return self.kernels.quantise_layer(np.ascontiguousarray(weight), scale, np.ascontiguousarray(bias), bias_scale)
 
     def unpool(
         self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int

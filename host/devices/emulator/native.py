@@ -125,6 +125,9 @@ class Kernels:
         self._store = _function(library, "store", level, POINTER(Tensor), *shape, c_void_p)
         self._quantise = _function(library, "quantise", level, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self._quantise.restype = ctypes.c_int
+        rounding = (c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
+        self._quantise_layer = _function(library, "quantise_layer", level, *rounding)
+        self._quantise_layer.restype = ctypes.c_int
         self._unpool = _function(library, "unpool", level, c_void_p, c_void_p, *(c_int64,) * 10, c_void_p)
         self._pass = _function(library, "pass", level, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)
 
@@ -195,6 +198,23 @@ class Kernels:
         result = np.empty(x.shape, np.int8)
         finite = self._quantise(x.ctypes.data, len(scale), x.size // len(scale), scale.ctypes.data, result.ctypes.data)
         return result if finite else None
+
+    def quantise_layer(
+        self,
+        weight: npt.NDArray[np.float32],
+        scale: npt.NDArray[np.float64],
+        bias: npt.NDArray[np.float32],
+        bias_scale: npt.NDArray[np.float64],
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]] | None:
+        """A layer's weights, contiguous, to int8, and its biases, shape (M,), to int32, at scales of shape (M,).
+
+        None if a value is NaN or infinite.
+        """
+        found, biases = np.empty(weight.shape, np.int8), np.empty(bias.shape, np.int32)
+        rows = len(weight)
+        weights = (weight.ctypes.data, rows, weight.size // rows, scale.ctypes.data, found.ctypes.data)
+        finite = self._quantise_layer(*weights, bias.ctypes.data, bias_scale.ctypes.data, biases.ctypes.data)
+        return (found, biases) if finite else None
 
 
 def _function(library: ctypes.CDLL, name: str, level: str, *arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -74,44 +75,55 @@ uint8_t requantised(const Layer &l, int32_t acc, int32_t shift, int32_t added) {
     return uint8_t(value + ZERO);
 }
 
-// `count` accumulators, at most PANEL * BLOCK, to outputs; `at` is the first one's place in the layer's parameters.
-// Parameters reach to the end of a block, so that whole blocks can be computed.
-void requantise(const Layer &l, const int32_t *acc, int64_t at, int64_t count, uint8_t *to) {
+// Accumulators of some pixels, `count` (at most PANEL * BLOCK) of each, `wide` apart, to outputs; `at` is the first
+// one's place in the layer's parameters. Parameters reach to the end of a block, so that whole blocks can be computed.
+void requantise(const Layer &l, const int32_t *acc, int64_t wide, int64_t pixels, int64_t at, int64_t count,
+                uint8_t *const *to) {
     const int32_t *shift = l.shift + at, *added = l.added + at;
 #if defined(LEVEL_VNNI)
     const __m512i low = _mm512_set1_epi32(int(l.low)), upper = _mm512_set1_epi32(int(l.upper));
     const __m512i one = _mm512_set1_epi32(1);
     for (int64_t i = 0; i < count; i += BLOCK) {
-        const __m512i a = _mm512_loadu_si512(acc + i), s = _mm512_loadu_si512(shift + i);
-        const __m512i half = _mm512_srav_epi32(a, _mm512_sub_epi32(s, one));
-        __m512i v = _mm512_srav_epi32(a, s);
-        v = _mm512_mask_add_epi32(v, _mm512_test_epi32_mask(s, s), v, _mm512_and_si512(half, one));
-        if (l.pipecnn) {
-            const __mmask16 inside = _mm512_cmple_epi32_mask(v, _mm512_set1_epi32(127)) &
-                                     _mm512_cmpge_epi32_mask(v, _mm512_set1_epi32(-128));
-            const __m512i sum = _mm512_add_epi32(v, _mm512_loadu_si512(added + i));
-            v = _mm512_mask_mov_epi32(v, inside, _mm512_srai_epi32(_mm512_slli_epi32(sum, 24), 24));
-        }
-        v = _mm512_min_epi32(_mm512_max_epi32(v, low), upper);
-        const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(v), _mm_set1_epi8(int8_t(ZERO)));
         const int64_t left = count - i;
-        if (left >= BLOCK)
-            _mm_storeu_si128((__m128i *)(to + i), bytes);
-        else
-            _mm_mask_storeu_epi8(to + i, __mmask16((1u << left) - 1), bytes);
+        const __mmask16 some = left >= BLOCK ? 0xFFFF : __mmask16((1u << left) - 1);
+        const __m512i s = _mm512_loadu_si512(shift + i), less = _mm512_sub_epi32(s, one);
+        const __mmask16 shifted = _mm512_test_epi32_mask(s, s);
+        for (int64_t p = 0; p < pixels; p++) {
+            const __m512i a = _mm512_loadu_si512(acc + p * wide + i);
+            const __m512i half = _mm512_and_si512(_mm512_srav_epi32(a, less), one);
+            __m512i v = _mm512_srav_epi32(a, s);
+            v = _mm512_mask_add_epi32(v, shifted, v, half);
+            if (l.pipecnn) {
+                const __mmask16 inside = _mm512_cmple_epi32_mask(v, _mm512_set1_epi32(127)) &
+                                         _mm512_cmpge_epi32_mask(v, _mm512_set1_epi32(-128));
+                const __m512i sum = _mm512_add_epi32(v, _mm512_loadu_si512(added + i));
+                v = _mm512_mask_mov_epi32(v, inside, _mm512_srai_epi32(_mm512_slli_epi32(sum, 24), 24));
+            }
+            v = _mm512_min_epi32(_mm512_max_epi32(v, low), upper);
+            const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(v), _mm_set1_epi8(int8_t(ZERO)));
+            _mm_mask_storeu_epi8(to[p] + i, some, bytes);
+        }
     }
 #else
-    if (l.pipecnn) {
-        for (int64_t i = 0; i < count; i++) to[i] = requantised(l, acc[i], shift[i], added[i]);
-        return;
-    }
     const int32_t low = int32_t(l.low), upper = int32_t(l.upper);
-    for (int64_t i = 0; i < count; i++) {
-        const int32_t s = shift[i], h = s ? s - 1 : 0, one = s ? 1 : 0;
-        const int32_t value = (acc[i] >> s) + ((acc[i] >> h) & one);
-        to[i] = uint8_t(std::min(std::max(value, low), upper) + ZERO);
+    for (int64_t p = 0; p < pixels; p++, acc += wide) {
+        uint8_t *out = to[p];
+        if (l.pipecnn) {
+            for (int64_t i = 0; i < count; i++) out[i] = requantised(l, acc[i], shift[i], added[i]);
+            continue;
+        }
+        for (int64_t i = 0; i < count; i++) {
+            const int32_t s = shift[i], h = s ? s - 1 : 0, one = s ? 1 : 0;
+            const int32_t value = (acc[i] >> s) + ((acc[i] >> h) & one);
+            out[i] = uint8_t(std::min(std::max(value, low), upper) + ZERO);
+        }
     }
 #endif
+}
+
+// Those of one pixel.
+void requantise(const Layer &l, const int32_t *acc, int64_t at, int64_t count, uint8_t *to) {
+    requantise(l, acc, 0, 1, at, count, &to);
 }
 
 // ---- what is read
@@ -137,15 +149,18 @@ void gather(const Tensor &into, const Tensor *sources, const Run *runs, int64_t 
 struct Walker {
     const Layer &l;
     int64_t image, y, x;
-    Walker(const Layer &layer, int64_t first) : l(layer), image(first), y(0), x(0) {}
+    const uint8_t *window;
+    uint8_t *output;
+    Walker(const Layer &layer, int64_t first) : l(layer), image(first), y(0), x(0) { place(); }
     void next() {
+        window += l.stride_x * l.x.pixel, output += l.conv.pixel;
         if (++x == l.out_w) {
             x = 0;
             if (++y == l.out_h) y = 0, image++;
+            place();
         }
     }
-    const uint8_t *window() const { return window_of(l, image, y, x); }
-    uint8_t *output() const { return pixel_of(l.conv, image, y, x); }
+    void place() { window = window_of(l, image, y, x), output = pixel_of(l.conv, image, y, x); }
 };
 
 void convolve(const Layer &l, int64_t first, int64_t end) {
@@ -169,9 +184,9 @@ void convolve(const Layer &l, int64_t first, int64_t end) {
             for (int64_t p = 0; p < pixels; p += together) {
                 const int64_t here = std::min(together, pixels - p);
                 for (int64_t i = 0; i < here; i++, walker.next()) {
-                    windows[i] = walker.window() + g * group_in;
-                    outputs[i] = walker.output() + g * group_out + m;
-                    std::memcpy(acc + i * wide, start, wide * sizeof(int32_t));
+                    windows[i] = walker.window + g * group_in;
+                    outputs[i] = walker.output + g * group_out + m;
+                    for (int64_t b = 0; b < wide; b += BLOCK) std::memcpy(acc + i * wide + b, start + b, BLOCK * sizeof(int32_t));
                 }
                 for (int64_t q = 0; q < l.quads; q += depth)
                     for (int64_t i = 0; i < here; i += most) {
@@ -179,8 +194,7 @@ void convolve(const Layer &l, int64_t first, int64_t end) {
                         tile_of(n, blocks)(windows + i, l.offsets, q, std::min(q + depth, l.quads), weights,
                                            acc + i * wide);
                     }
-                for (int64_t i = 0; i < here; i++)
-                    requantise(l, acc + i * wide, g * padded + m, count, outputs[i]);
+                requantise(l, acc, wide, here, g * padded + m, count, outputs);
             }
         }
 }
@@ -192,7 +206,7 @@ void depthwise(const Layer &l, int64_t first, int64_t end) {
     int32_t *acc = sums.data();
     for (Walker walker(l, first); walker.image < end; walker.next()) {
         std::memcpy(acc, l.start, m * sizeof(int32_t));
-        const uint8_t *window = walker.window();
+        const uint8_t *window = walker.window;
         const int8_t *w = l.weights;
         for (int64_t ky = 0; ky < l.kernel_h; ky++)
             for (int64_t kx = 0; kx < l.kernel_w; kx++, w += m) {
@@ -200,7 +214,7 @@ void depthwise(const Layer &l, int64_t first, int64_t end) {
                 for (int64_t c = 0; c < m; c++)
                     acc[c] = int32_t(uint32_t(acc[c]) + uint32_t(int32_t(x[c]) * int32_t(w[c])));
             }
-        uint8_t *to = walker.output();
+        uint8_t *to = walker.output;
         for (int64_t c = 0; c < m; c += PANEL * BLOCK)
             requantise(l, acc + c, c, std::min<int64_t>(PANEL * BLOCK, m - c), to + c);
     }
@@ -209,9 +223,9 @@ void depthwise(const Layer &l, int64_t first, int64_t end) {
 void add(const Layer &l, int64_t first, int64_t end) {
     alignas(64) int32_t acc[PANEL * BLOCK];
     for (Walker walker(l, first); walker.image < end; walker.next()) {
-        const uint8_t *a = walker.window();
+        const uint8_t *a = walker.window;
         const uint8_t *b = pixel_of(l.second, walker.image, walker.y, walker.x);
-        uint8_t *to = walker.output();
+        uint8_t *to = walker.output;
         for (int64_t c = 0; c < l.outputs; c += PANEL * BLOCK) {
             const int64_t count = std::min<int64_t>(PANEL * BLOCK, l.outputs - c);
             const int8_t *wa = l.weights + c, *wb = l.weights + l.outputs + c;
@@ -225,22 +239,37 @@ void add(const Layer &l, int64_t first, int64_t end) {
 
 // ---- pooling
 
+// Of W bytes at pixels first to end - 1 of a row.
+template <int W> inline void highest_of(const uint8_t *row, int64_t pixel, int64_t first, int64_t end, uint8_t *to) {
+    uint8_t found[W];
+    std::memcpy(found, row + first * pixel, W);
+    for (int64_t x = first + 1; x < end; x++)
+        for (int i = 0; i < W; i++) found[i] = std::max(found[i], row[x * pixel + i]);
+    std::memcpy(to, found, W);
+}
+
 void pool(const Layer &l, int64_t image) {
     // Value + 128 is ordered as the value is, and -infinity is 0 or, since every window holds a pixel, anything.
-    const int64_t m = l.outputs;
+    static thread_local std::vector<uint8_t> highest;
+    const int64_t pixel = l.conv.pixel, row = l.out_w * pixel;
+    highest.resize(row);
+    uint8_t *__restrict most = highest.data();
     for (int64_t y = 0; y < l.pool_h; y++) {
+        // Of each column first, all channels alike, then of each window.
         const int64_t top = y * l.pool_stride - l.pool_pad;
         const int64_t y0 = std::max<int64_t>(top, 0), y1 = std::min(top + l.pool_kernel, l.out_h);
+        std::memcpy(most, pixel_of(l.conv, image, y0, 0), row);
+        for (int64_t v = y0 + 1; v < y1; v++) {
+            const uint8_t *__restrict from = pixel_of(l.conv, image, v, 0);
+            for (int64_t c = 0; c < row; c++) most[c] = std::max(most[c], from[c]);
+        }
         for (int64_t x = 0; x < l.pool_w; x++) {
             const int64_t left = x * l.pool_stride - l.pool_pad;
             const int64_t x0 = std::max<int64_t>(left, 0), x1 = std::min(left + l.pool_kernel, l.out_w);
-            uint8_t *__restrict to = pixel_of(l.out, image, y, x);
-            std::memcpy(to, pixel_of(l.conv, image, y0, x0), m);
-            for (int64_t v = y0; v < y1; v++)
-                for (int64_t u = x0; u < x1; u++) {
-                    const uint8_t *from = pixel_of(l.conv, image, v, u);
-                    for (int64_t c = 0; c < m; c++) to[c] = std::max(to[c], from[c]);
-                }
+            uint8_t *to = pixel_of(l.out, image, y, x);
+            int64_t c = 0;
+            for (; c + 16 <= l.outputs; c += 16) highest_of<16>(most + c, pixel, x0, x1, to + c);
+            for (; c < l.outputs; c += 4) highest_of<4>(most + c, pixel, x0, x1, to + c);
         }
     }
 }
@@ -381,8 +410,8 @@ void stepwise(const Layer &l, int64_t first, int64_t end) {
         for (int64_t p = 0; p < pixels; p += most) {
             const int here = int(std::min<int64_t>(most, pixels - p));
             for (int i = 0; i < here; i++, walker.next()) {
-                windows[i] = walker.window();
-                outputs[i] = walker.output() + m;
+                windows[i] = walker.window;
+                outputs[i] = walker.output + m;
                 // Until a step's sum of weights is taken off, an accumulator is too large by 128 times that.
                 for (int j = 0; j < wide; j++) acc[i * wide + j] = m + j < l.outputs ? l.bias[m + j] : 0;
             }
@@ -845,6 +874,18 @@ int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const doubl
             const int32_t value = below + (scaled - float(below) >= 0.5f);
             to[i] = int8_t(std::min(std::max(value, -128), 127));
         }
+    }
+    return !infinite;
+}
+
+// The same of a layer's weights, and its biases at scales of their own to 32 bits, saturating.
+int NAMED(quantise_layer)(const float *weights, int64_t rows, int64_t length, const double *scale, int8_t *to,
+                          const float *biases, const double *bias_scale, int32_t *biases_to) {
+    int infinite = !NAMED(quantise)(weights, rows, length, scale, to);
+    for (int64_t r = 0; r < rows; r++) {
+        const double scaled = std::floor(double(biases[r]) * bias_scale[r] + 0.5);
+        infinite |= !(biases[r] - biases[r] == 0);
+        biases_to[r] = int32_t(std::min(std::max(scaled, -2147483648.0), 2147483647.0));
     }
     return !infinite;
 }

@@ -190,6 +190,27 @@ def test_quantising_is_the_contracts(kernels: Kernels, values: list[float], frac
     assert np.array_equal(kernels.quantise(x, frac), quantisation.quantise(x, frac[:, None]))
 
 
+@settings(deadline=None, max_examples=40)
+@given(fracs=st.lists(st.integers(-30, 40), min_size=1, max_size=9), seed=st.integers(0, 1 << 30))
+def test_a_layers_integers_are_the_contracts(kernels: Kernels, fracs: list[int], seed: int) -> None:
+    rng, frac = np.random.default_rng(seed), np.array(fracs)
+    # Values around the ends of the range, ties among them.
+    weight = np.ldexp(rng.integers(-600, 600, (len(fracs), 37)) / 4, -frac[:, None]).astype(np.float32)
+    bias = np.ldexp(rng.uniform(-1.5, 1.5, len(fracs)) * 2.0**31, -frac - 3).astype(np.float32)
+    found = kernels.quantise_layer(weight, np.ldexp(1.0, frac), bias, np.ldexp(1.0, frac + 3))
+    assert found is not None
+    assert np.array_equal(found[0], quantisation.quantise(weight, frac[:, None]))
+    assert np.array_equal(found[1], quantisation.quantise_bias(bias, frac + 3))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_a_layers_integers_are_refused_where_a_value_is_not_finite(kernels: Kernels, bad: float, where: str) -> None:
+    values = {"weight": np.zeros((3, 50), np.float32), "bias": np.zeros(3, np.float32)}
+    values[where].reshape(-1)[2] = bad
+    assert kernels.quantise_layer(values["weight"], np.ones(3), values["bias"], np.ones(3)) is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_quantising_says_what_is_not_finite(kernels: Kernels, bad: float) -> None:
     x = np.zeros((3, 50), np.float32)
