@@ -52,7 +52,7 @@ class EmulatorDevice(ReferenceDevice):
 
     The kernels are built on first use and cached; they are the fastest that the processor has instructions for, and are
     tested against the reference when they are loaded. Where there is no compiler, the reference computes instead, which
-    a warning and `describe` say; it does so for stuck bits in any case (`host.faults.stuck`).
+    a warning and `describe` say.
 
     Parameters
     ----------
@@ -205,13 +205,11 @@ class EmulatorDevice(ReferenceDevice):
         if self.kernels is None:
             return super().launch(launch)
         check_launch(self, launch)
-        if launch.plan is not None and launch.plan.conditions is not None and launch.plan.conditions.stuck:
-            _say_once("stuck bits")
-            return super().launch(launch)
-        if launch.plan is not None and launch.plan.conditions is not None and _forgets_within_rows(launch):
+        conditions = None if launch.plan is None else launch.plan.conditions
+        if conditions is not None and conditions.clock is not None and _forgets_within_rows(launch):
             _say_once("late bits in layers that are cut into columns, or computed output by output")
             return super().launch(launch)
-        plan = self._plan(launch, self.kernels)
+        plan = self._plan(launch, self.kernels, conditions is not None and bool(conditions.stuck))
         for name, fmap in plan.inputs.items():
             region = launch.memory[memory.input_name(name)]
             fmap.load(self.read_features(region, launch.inputs[name]))
@@ -232,13 +230,13 @@ class EmulatorDevice(ReferenceDevice):
         edges = [batch * i // self.threads for i in range(self.threads + 1)]
         list(self._pool.map(lambda i: kernels.run(plan.layers, edges[i], edges[i + 1]), range(self.threads)))
 
-    def _plan(self, launch: Launch, kernels: Kernels) -> Plan:
+    def _plan(self, launch: Launch, kernels: Kernels, filled: bool) -> Plan:
         """The plan of a launch's schedule: launches of one schedule share its memory map."""
         for at, plan in enumerate(self._plans):
-            if plan.memory is launch.memory:
+            if plan.memory is launch.memory and plan.filled == filled:
                 self._plans.insert(0, self._plans.pop(at))
                 return plan
-        plan = Plan(launch, kernels, turns=self._pool is None)
+        plan = Plan(launch, kernels, turns=self._pool is None, filled=filled)
         self._plans = [plan, *self._plans[: PLANS - 1]]
         return plan
 

@@ -64,22 +64,23 @@ class Events(ctypes.Structure):
 class Adder(ctypes.Structure):
     """`Adder` of engine.h."""
 
-    _fields_ = [("groups", c_int64), ("masks", c_void_p), ("sign", c_void_p)]
+    _fields_ = [("groups", c_int64), *((name, c_void_p) for name in ("masks", "sign", "keep", "set"))]
 
 
 class Late(ctypes.Structure):
     """`Late` of engine.h."""
 
     _fields_ = [
+        ("partial", c_int64),
         ("x", Tensor),
         ("sources", POINTER(Tensor)),
         ("runs", c_void_p),
         ("run_count", c_int64),
         ("blocks", c_int64),
-        *((name, c_void_p) for name in ("channel", "count", "plane", "offsets", "weights", "sums")),
+        *((name, c_void_p) for name in ("channel", "count", "rows", "place", "plane", "offsets", "weights", "sums")),
         *((name, c_void_p) for name in ("start", "shift", "added")),
         ("groups", c_int64),
-        ("masks", c_void_p),
+        *((name, c_void_p) for name in ("masks", "keep", "set")),
         ("adders", POINTER(Adder)),
     ]
 
@@ -99,7 +100,7 @@ class Layer(ctypes.Structure):
         ("offsets", c_void_p),
         ("quads", c_int64),
         *((name, c_void_p) for name in ("weights", "start", "shift", "added")),
-        *((name, c_int64) for name in ("low", "upper", "pipecnn")),
+        *((name, c_int64) for name in ("low", "upper", "pipecnn", "stored")),
         ("conv", Tensor),
         *((name, c_int64) for name in ("pool_kernel", "pool_stride", "pool_pad", "pool_h", "pool_w")),
         ("out", Tensor),

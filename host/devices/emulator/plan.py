@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.emulator import native
-from host.devices.emulator.late import LateLayer, Ordered
+from host.devices.emulator.late import LateLayer, Ordered, affected_lanes
 from host.devices.emulator.maps import FeatureMap
 from host.devices.emulator.memory import Params
 from host.devices.emulator.native import Kernels, Tensor
@@ -48,7 +48,7 @@ class Packed:
     """Convolutions' weights in the order of steps."""
     ordered_sums: Int32 | None = None
     late: Ordered | None = None
-    """The same for a late clock, of any layer."""
+    """The same for lanes that are late or stuck, of any layer."""
 
 
 class Part(NamedTuple):
@@ -104,15 +104,18 @@ class Plan:
     kernels : Kernels
     turns : bool
         Whether the images may take turns in maps that nobody needs afterwards (they may not in several threads).
+    filled : bool
+        Whether channels that only fill up a word of memory are computed, too: those of lanes with stuck bits may hold
+        something.
     """
 
-    def __init__(self, launch: Launch, kernels: Kernels, *, turns: bool) -> None:
-        self.memory = launch.memory
+    def __init__(self, launch: Launch, kernels: Kernels, *, turns: bool, filled: bool = False) -> None:
+        self.memory, self.filled = launch.memory, filled
         self.batch = launch.batch
         self._kernels, self._config = kernels, launch.program.config
         layers = [launch.program.layers[at] for at in launch.positions]
         batched = {layer.name: layer.conv_shape[1] * layer.conv_shape[2] <= FEW_PIXELS for layer in layers}
-        maps = _Maps(launch, kernels, layers, batched, turns)
+        maps = _Maps(launch, kernels, layers, batched, turns, filled)
         self.inputs = {name: maps.of(name) for name in launch.inputs}
         self._maps = maps
         self.steps: list[Step] = []
@@ -186,6 +189,7 @@ class Plan:
             "low": 0 if layer.relu else -128,
             "upper": layer.upper,
             "pipecnn": int(config.arithmetic == "pipecnn"),
+            "stored": conv.stored,
             "conv": conv.tensor,
             "out": out.tensor,
             "slots": slots.ctypes.data,
@@ -247,7 +251,7 @@ class Plan:
         if launch.plan is None or launch.plan.empty:
             return 0
         if launch.plan.conditions is not None:
-            self._overclock(launch.plan.conditions.banks(self._config))
+            self._condition(launch.plan.conditions.banks(self._config))
         applied = 0
         by_place = _by_place(launch.plan.images(launch.first_image, launch.batch))
         for position, step, to in zip(launch.positions, self.steps, self.layers, strict=True):
@@ -261,14 +265,16 @@ class Plan:
                 events.count = len(part)
                 applied += _applied(part, site, step)
             outputs = self.batch * step.layer.out_channels * step.pixels
-            if step.in_order and not to.late and to.mac.count > dense_from * outputs:
+            clean = step.late is None or not to.late or step.late.native.partial
+            if step.in_order and clean and to.mac.count > dense_from * outputs:
                 self._order(step, to)
         return applied
 
-    def _overclock(self, banks: Mapping[str, BankMasks]) -> None:
-        """Let all layers run on a clock for which these banks are late."""
+    def _condition(self, banks: Mapping[str, BankMasks]) -> None:
+        """Let all layers run on an accelerator in which these banks are late, or have stuck bits."""
         if not banks:
             return
+        affected = affected_lanes(banks, self._config.lanes)
         for step, to in zip(self.steps, self.layers, strict=True):
             weights, params, plain = step.weights, step.params, step.plain
             assert weights is not None
@@ -282,7 +288,9 @@ class Plan:
                     return self._maps.temporary(layer, channels)
 
                 step.late = LateLayer(layer, self._config, self._kernels, sources, to, step.in_order, temporary)
-            if weights.late is None:
+            if not step.late.select(affected, self.filled):
+                continue
+            if weights.late is None or weights.late.blocks is not step.late.blocks:
                 weights.late = step.late.order(plain)
             assert step.bias is not None
             step.late.bind(weights.late, step.bias, np.asarray(params.shift), params.bias, banks)
@@ -304,9 +312,16 @@ class _Maps:
     """The feature maps of a launch: where each tensor lies, with which border, and whether images take turns in it."""
 
     def __init__(
-        self, launch: Launch, kernels: Kernels, layers: list[Layer], batched: dict[str, bool], turns: bool
+        self,
+        launch: Launch,
+        kernels: Kernels,
+        layers: list[Layer],
+        batched: dict[str, bool],
+        turns: bool,
+        filled: bool,
     ) -> None:
         self._launch, self._kernels, self._batched, self._turns = launch, kernels, batched, turns
+        self._filled = filled
         self._vec = launch.program.config.vec
         self._maps: dict[str, FeatureMap] = {}
         self._borders: dict[str, tuple[int, int]] = {}
@@ -326,8 +341,11 @@ class _Maps:
         for name in launch.inputs:
             self._maps[name] = self._map(launch.program.tensor_shape(name), self._borders.get(name, (0, 0)), False)
 
-    def _map(self, shape: tuple[int, int, int], border: tuple[int, int], shared: bool) -> FeatureMap:
-        return FeatureMap(self._kernels, self._vec, self._launch.batch, shape, border, shared and self._turns)
+    def _map(
+        self, shape: tuple[int, int, int], border: tuple[int, int], shared: bool, filled: bool = False
+    ) -> FeatureMap:
+        shared &= self._turns
+        return FeatureMap(self._kernels, self._vec, self._launch.batch, shape, border, shared, filled)
 
     def of(self, source: str) -> FeatureMap:
         return self._maps[source]
@@ -345,11 +363,11 @@ class _Maps:
         shared &= all(self._run[reader.name] == self._run[name] for reader in self._readers.get(name, []))
         if not memory.conv_is_separate(layer):
             shared &= memory.conv_name(name) not in written
-        out = self._map(layer.out_shape, self._borders.get(name, (0, 0)), shared)
+        out = self._map(layer.out_shape, self._borders.get(name, (0, 0)), shared, self._filled)
         self._maps[name] = out
         if not memory.conv_is_separate(layer):
             return out, out
-        conv = self._map(layer.conv_shape, (0, 0), here and memory.conv_name(name) not in written)
+        conv = self._map(layer.conv_shape, (0, 0), here and memory.conv_name(name) not in written, self._filled)
         return conv, out
 
 

@@ -268,8 +268,8 @@ void pool(const Layer &l, int64_t image) {
             const int64_t x0 = std::max<int64_t>(left, 0), x1 = std::min(left + l.pool_kernel, l.out_w);
             uint8_t *to = pixel_of(l.out, image, y, x);
             int64_t c = 0;
-            for (; c + 16 <= l.outputs; c += 16) highest_of<16>(most + c, pixel, x0, x1, to + c);
-            for (; c < l.outputs; c += 4) highest_of<4>(most + c, pixel, x0, x1, to + c);
+            for (; c + 16 <= l.stored; c += 16) highest_of<16>(most + c, pixel, x0, x1, to + c);
+            for (; c < l.stored; c += 4) highest_of<4>(most + c, pixel, x0, x1, to + c);
         }
     }
 }
@@ -441,7 +441,7 @@ void stepwise(const Layer &l, int64_t first, int64_t end) {
     }
 }
 
-// ---- late operand bits
+// ---- late operand bits and stuck bits
 
 typedef uint32_t Words __attribute__((vector_size(64)));  // one word of each of 16 lanes
 
@@ -463,6 +463,9 @@ inline Words with(Words total, Words sum, Words outputs) {
 inline Words see(Words now, Words before, Words seen) { return (now & seen) | (before & ~seen); }
 inline Words with(Words total, Words sum, Words outputs) { return total | (sum & outputs); }
 #endif
+
+// What a register with stuck bits takes.
+inline Words held(Words value, Words keep, Words set) { return (value & keep) | set; }
 
 // The sum of a step's products; `less` is what features counted as value + 128 give too much, negated.
 inline Words step_sum(const uint8_t *window, const int32_t *offsets, const int8_t *weights, int64_t stride,
@@ -488,7 +491,7 @@ struct Tree {
     Words a[16], s[16];
 };
 
-// The sum of a step's products where operand bits of the tree may be late.
+// The sum of a step's products where operand bits of the tree may be late, or bits of its registers stuck.
 Words tree_sum(const Layer &l, const Late &late, int64_t block, const uint8_t *window, const int32_t *offsets,
                const int8_t *weights, int64_t stride, Tree &tree) {
     typedef int32_t Signed __attribute__((vector_size(64)));
@@ -503,13 +506,15 @@ Words tree_sum(const Layer &l, const Late &late, int64_t block, const uint8_t *w
         for (int64_t i = 0; i < width / 2; i++, adder++) {
             const Words a = level[2 * i], s = level[2 * i + 1];
             const Adder &bank = late.adders[adder];
-            if (bank.groups) {
+            if (bank.sign) {
                 Words total = {};
+                if (!bank.groups) total = a + s;
                 const uint32_t *masks = bank.masks + block * bank.groups * 3 * BLOCK;
                 for (int64_t g = 0; g < bank.groups; g++, masks += 3 * BLOCK)
                     total = with(total,
                                  see(a, tree.a[adder], words_at(masks)) + see(s, tree.s[adder], words_at(masks + BLOCK)),
                                  words_at(masks + 2 * BLOCK));
+                total = held(total, words_at(bank.keep + block * BLOCK), words_at(bank.set + block * BLOCK));
                 const Words sign = words_at(bank.sign + block * BLOCK);
                 level[i] = (total ^ sign) - sign;
                 tree.a[adder] = a, tree.s[adder] = s;
@@ -534,8 +539,9 @@ template <int R> struct Rows {
     Tree *trees;
 };
 
-// Steps first to end - 1 of one output of each row. G: groups, or 0 if only known at run time; TREE: some may be late.
-template <int R, int G, bool TREE>
+// Steps first to end - 1 of one output of each row. G: groups, or 0 if only known at run time; TREE: some of its bits
+// may be late or stuck; STUCK: some of the accumulators' are.
+template <int R, int G, bool TREE, bool STUCK>
 void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int64_t end, Rows<R> &rows) {
     const int64_t steps = steps_of(l), quads = l.vec / 4, groups = G ? G : late.groups;
     const int64_t panel = block / PANEL * PANEL, stride = std::min<int64_t>(PANEL, late.blocks - panel) * 64;
@@ -543,6 +549,8 @@ void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int
     const int32_t *less = late.sums + block * steps * BLOCK;
     const uint32_t *masks = late.masks + block * groups * 5 * BLOCK;
     const Words bias = words_at(late.start + block * BLOCK), zero = {}, ones = ~zero;
+    const Words keep = STUCK ? words_at(late.keep + block * BLOCK) : ones;
+    const Words set = STUCK ? words_at(late.set + block * BLOCK) : zero;
     // Local, for the compiler to keep them in registers.
     Words running[R], before_a[R], before_s[R];
     for (int r = 0; r < R; r++)
@@ -558,7 +566,10 @@ void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int
             total[r] = zero;
         }
         if (!groups) {
-            for (int r = 0; r < R; r++) running[r] = (step ? running[r] : bias) + sum[r];
+            for (int r = 0; r < R; r++) {
+                running[r] = (step ? running[r] : bias) + sum[r];
+                if (STUCK) running[r] = held(running[r], keep, set);
+            }
             continue;
         }
         const uint32_t *m = masks;
@@ -582,19 +593,22 @@ void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int
             }
             rows.before_bias = bias, rows.before_select = select;
         }
-        for (int r = 0; r < R; r++) before_a[r] = running[r], before_s[r] = sum[r], running[r] = total[r];
+        for (int r = 0; r < R; r++) {
+            before_a[r] = running[r], before_s[r] = sum[r];
+            running[r] = STUCK ? held(total[r], keep, set) : total[r];
+        }
     }
     for (int r = 0; r < R; r++)
         rows.running[r] = running[r], rows.before_a[r] = before_a[r], rows.before_s[r] = before_s[r];
 }
 
-template <int R> auto advance_of(const Late &late) {
-    if (late.adders) return advance<R, 0, true>;
+template <int R, bool STUCK> auto advance_of(const Late &late) {
+    if (late.adders) return advance<R, 0, true, STUCK>;
     switch (late.groups) {
-    case 1: return advance<R, 1, false>;
-    case 2: return advance<R, 2, false>;
-    case 3: return advance<R, 3, false>;
-    default: return advance<R, 0, false>;
+    case 1: return advance<R, 1, false, STUCK>;
+    case 2: return advance<R, 2, false, STUCK>;
+    case 3: return advance<R, 3, false, STUCK>;
+    default: return advance<R, 0, false, STUCK>;
     }
 }
 
@@ -603,7 +617,8 @@ template <int R>
 void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, int64_t row, const LateFlip *flip,
                const LateFlip *stop) {
     const int64_t steps = steps_of(l);
-    const auto go = advance_of<R>(late);
+    const auto go = late.keep ? advance_of<R, true>(late) : advance_of<R, false>(late);
+    const int32_t *outputs = late.rows + block * BLOCK;
     static thread_local std::vector<Tree> trees;
     trees.assign(late.adders ? R : 0, Tree());
     Rows<R> rows = {};
@@ -624,6 +639,10 @@ void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, i
             uint32_t lanes[BLOCK];
             std::memcpy(lanes, &rows.running[flip->row - row], sizeof lanes);
             lanes[flip->lane] ^= flip->mask;
+            if (late.keep) {
+                const int64_t at = block * BLOCK + flip->lane;
+                lanes[flip->lane] = (lanes[flip->lane] & late.keep[at]) | late.set[at];
+            }
             rows.running[flip->row - row] = words_at(lanes);
         }
         if (done < steps) go(l, late, block, done, steps, rows);
@@ -631,13 +650,20 @@ void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, i
             int32_t acc[BLOCK];
             std::memcpy(acc, &rows.running[r], sizeof acc);
             const int64_t y = row + r;
-            requantise(own, acc, block * BLOCK, late.count[block],
-                       pixel_of(l.conv, image + y / l.out_h, y % l.out_h, x) + late.channel[block]);
+            uint8_t *to = pixel_of(l.conv, image + y / l.out_h, y % l.out_h, x);
+            if (late.count[block]) {
+                requantise(own, acc, block * BLOCK, late.count[block], to + late.channel[block]);
+                continue;
+            }
+            uint8_t made[BLOCK];
+            requantise(own, acc, block * BLOCK, BLOCK, made);
+            for (int i = 0; i < BLOCK; i++)
+                if (outputs[i] >= 0) to[outputs[i]] = made[i];
         }
     }
 }
 
-void overclocked(const Layer &l, int64_t first, int64_t end) {
+void conditioned(const Layer &l, int64_t first, int64_t end) {
     constexpr int TOGETHER = 4;
     const Late &late = *l.late;
     if (late.run_count)
@@ -648,9 +674,10 @@ void overclocked(const Layer &l, int64_t first, int64_t end) {
     const auto [from, to] = range(l.mac, first, end);
     for (int64_t e = from; e < to; e++) {
         const int64_t output = l.mac.output[e], m = output / (l.out_h * l.out_w);
-        const int64_t block = std::upper_bound(late.channel, late.channel + late.blocks, m) - late.channel - 1;
+        const int32_t place = late.place[m];
+        if (place < 0) continue;
         const int64_t row = (l.mac.image[e] - first) * l.out_h + output / l.out_w % l.out_h;
-        flips.push_back({block, row, output % l.out_w * steps + l.mac.step[e], int32_t(m - late.channel[block]),
+        flips.push_back({place / BLOCK, row, output % l.out_w * steps + l.mac.step[e], place % BLOCK,
                          uint32_t(1) << l.mac.bit[e]});
     }
     // Rows that are computed together meet their flips in the order of time.
@@ -689,8 +716,8 @@ void flip_features(const Layer &l, int64_t first, int64_t end) {
 void compute(const Layer &l, int64_t first, int64_t end) {
     if (l.run_count)
         for (int64_t image = first; image < end; image++) gather(l.x, l.sources, l.runs, l.run_count, l, image);
-    if (l.late) {
-        overclocked(l, first, end);
+    if (l.late && !l.late->partial) {
+        // All are computed below.
     } else if (l.mac.count && l.ordered) {
         stepwise(l, first, end);
     } else {
@@ -702,6 +729,7 @@ void compute(const Layer &l, int64_t first, int64_t end) {
             convolve(l, first, end);
         if (l.mac.count) walk(l, first, end);
     }
+    if (l.late) conditioned(l, first, end);
     if (l.pool_kernel)
         for (int64_t image = first; image < end; image++) pool(l, image);
     if (l.feature.count) flip_features(l, first, end);
