@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.checks import check_launch
-from host.devices.device import Bytes, DeviceError, Int8, LaunchReport
+from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.devices.emulator import native
+from host.devices.emulator.cosim import Sampled, SampledCosim
 from host.devices.emulator.memory import Features, Images, Memory, Params, Weights
 from host.devices.emulator.native import KernelError, Kernels
 from host.devices.emulator.plan import Packed, Plan, Step
@@ -69,6 +70,14 @@ class EmulatorDevice(ReferenceDevice):
     dense_from : float, optional
         Share of a layer's outputs with accumulator faults from which on all are computed step by step; by default where
         that begins to be faster, measured once a process.
+    sampled_cosim : float
+        Share of the launches, chosen at random, that run on the RTL as well, to be compared byte by byte
+        (`host.devices.emulator.cosim`). With faults, the accelerator needs their instrumentation (`saboteur`,
+        `overclock`).
+    cosim_seed : int
+        Which launches.
+    cosim_device : Device, optional
+        What to compare with instead of the simulation.
 
     Raises
     ------
@@ -87,6 +96,9 @@ class EmulatorDevice(ReferenceDevice):
         threads: int = 1,
         kernels: str | Kernels | None = None,
         dense_from: float | None = None,
+        sampled_cosim: float = 0.0,
+        cosim_seed: int = 0,
+        cosim_device: Device | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
@@ -106,6 +118,7 @@ class EmulatorDevice(ReferenceDevice):
         """By identities of weights and layer; the weights' entries leave with them, and an entry keeps its layer."""
         self._scales: dict[int, tuple[Layer, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
         """By a layer's identity, which the entry keeps alive: its weights' and its biases' scales."""
+        self._cosim = SampledCosim(sampled_cosim, cosim_seed, self, cosim_device) if sampled_cosim else None
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _load(self, asked: str | Kernels | None) -> Kernels | None:
@@ -130,8 +143,15 @@ class EmulatorDevice(ReferenceDevice):
             return f"emulator, computed by the reference ({self.fallback})"
         return f"emulator, {self.kernels.level} kernels, {self.threads} thread(s)"
 
+    @property
+    def sampled(self) -> Sampled | None:
+        """What `sampled_cosim` has found so far, and the bound on the rate of mismatches that follows; None without."""
+        return None if self._cosim is None else self._cosim.found
+
     def close(self) -> None:
         self._closed = True
+        if self._cosim is not None:
+            self._cosim.close()
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -202,6 +222,11 @@ class EmulatorDevice(ReferenceDevice):
     # ---- launches
 
     def launch(self, launch: Launch) -> LaunchReport:
+        if self._cosim is None:
+            return self._compute(launch)
+        return self._cosim.check(launch, lambda: self._compute(launch))
+
+    def _compute(self, launch: Launch) -> LaunchReport:
         if self.kernels is None:
             return super().launch(launch)
         check_launch(self, launch)
