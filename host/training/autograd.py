@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from host.compiler.trace import normalise
+from host.devices.device import Device
 from host.program.layers import Layer, Normalisation, Pool
 from host.program.program import Program
 
@@ -54,9 +55,11 @@ class Geometry:
     normalisation: Normalisation | None = None
     unpool: Unpool | None = None
     """The device's way through pooling backwards (`Device.unpool`)."""
+    to_float: Callable[[Int8, int], npt.NDArray[np.float32]] | None = None
+    """The device's way to floats (`Device.dequantise`)."""
 
     @classmethod
-    def of(cls, layer: Layer, program: Program, module: nn.Module | None, unpool: Unpool | None = None) -> Geometry:
+    def of(cls, layer: Layer, program: Program, module: nn.Module | None, device: Device | None = None) -> Geometry:
         """Geometry of a Program's layer, unfolded; `module` is the network's module it came from, if it has weights."""
         linear = isinstance(module, nn.Linear)
         if layer.fold is None:
@@ -77,8 +80,13 @@ class Geometry:
             layer.groups,
             layer.upper,
             layer.normalisation,
-            unpool,
+            None if device is None else device.unpool,
+            None if device is None else device.dequantise,
         )
+
+    def dequantised(self, x: Int8, frac: int) -> torch.Tensor:
+        """Int8 at scale `2**-frac` to float32, exact."""
+        return dequantise(x, frac) if self.to_float is None else torch.from_numpy(self.to_float(x, frac))
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ class DeviceLayer(torch.autograd.Function):
         ctx.geometry, ctx.recorded, ctx.x_shape = geometry, recorded, x.shape
         if value is None:
             return torch.zeros(1).expand(recorded.out.shape)
-        return dequantise(value, geometry.out_frac)
+        return geometry.dequantised(value, geometry.out_frac)
 
     @staticmethod
     @once_differentiable
@@ -146,7 +154,7 @@ class DeviceLayer(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         geometry, recorded = ctx.geometry, ctx.recorded
         grad_acc = through_activation(grad.reshape(recorded.out.shape), recorded, geometry)
-        inputs = dequantise(recorded.inputs, geometry.in_frac)
+        inputs = geometry.dequantised(recorded.inputs, geometry.in_frac)
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         if geometry.normalisation is not None:

@@ -154,9 +154,7 @@ class Twin(nn.Module):
         self.program = program
         self.runtime = self.device.runtime(program)
         self._geometry = {
-            layer.name: Geometry.of(
-                layer, program, None if layer.constant else self._module(layer.name), self.device.unpool
-            )
+            layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name), self.device)
             for layer in program.layers
         }
 

@@ -44,6 +44,8 @@ def _forgets_within_rows(launch: Launch) -> bool:
 
 PLANS = 8
 """Schedules whose feature maps are kept."""
+MOST_FRAC = 100
+"""Beyond it, a scale or a value may be too small for an ordinary float32."""
 FEW = 1 << 8
 """Values too few to be worth a kernel's call."""
 
@@ -211,6 +213,11 @@ class EmulatorDevice(ReferenceDevice):
             self._scales[id(layer)] = known
         _, scale, bias_scale = known
         return self.kernels.quantise_layer(np.ascontiguousarray(weight), scale, np.ascontiguousarray(bias), bias_scale)
+
+    def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
+        if self.kernels is None or abs(frac) > MOST_FRAC:
+            return super().dequantise(x, frac)
+        return self.kernels.dequantise(np.ascontiguousarray(x), 2.0**-frac)
 
     def unpool(
         self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int

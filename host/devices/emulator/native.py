@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from ctypes import POINTER, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ class Kernels:
         self._store = _function(library, "store", level, POINTER(Tensor), *shape, c_void_p)
         self._quantise = _function(library, "quantise", level, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self._quantise.restype = ctypes.c_int
+        self._dequantise = _function(library, "dequantise", level, c_void_p, c_int64, c_float, c_void_p)
         rounding = (c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
         self._quantise_layer = _function(library, "quantise_layer", level, *rounding)
         self._quantise_layer.restype = ctypes.c_int
@@ -199,6 +200,12 @@ class Kernels:
         result = np.empty(x.shape, np.int8)
         finite = self._quantise(x.ctypes.data, len(scale), x.size // len(scale), scale.ctypes.data, result.ctypes.data)
         return result if finite else None
+
+    def dequantise(self, x: npt.NDArray[np.int8], scale: float) -> npt.NDArray[np.float32]:
+        """int8, contiguous, times a scale that is a float32."""
+        result = np.empty(x.shape, np.float32)
+        self._dequantise(x.ctypes.data, x.size, scale, result.ctypes.data)
+        return result
 
     def quantise_layer(
         self,

@@ -906,7 +906,12 @@ int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const doubl
     return !infinite;
 }
 
-// The same of a layer's weights, and its biases at scales of their own to 32 bits, saturating.
+// Integers at a scale to floats.
+void NAMED(dequantise)(const int8_t *from, int64_t count, float scale, float *to) {
+    for (int64_t i = 0; i < count; i++) to[i] = float(from[i]) * scale;
+}
+
+// The same as `quantise`, of a layer's weights, and its biases at scales of their own to 32 bits, saturating.
 int NAMED(quantise_layer)(const float *weights, int64_t rows, int64_t length, const double *scale, int8_t *to,
                           const float *biases, const double *bias_scale, int32_t *biases_to) {
     int infinite = !NAMED(quantise)(weights, rows, length, scale, to);

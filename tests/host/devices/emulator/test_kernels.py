@@ -190,6 +190,15 @@ def test_quantising_is_the_contracts(kernels: Kernels, values: list[float], frac
     assert np.array_equal(kernels.quantise(x, frac), quantisation.quantise(x, frac[:, None]))
 
 
+@pytest.mark.parametrize("frac", [-120, -30, 0, 7, 60, 120, 149])
+def test_floats_are_the_contracts(kernels: Kernels, frac: int) -> None:
+    every = np.arange(-128, 128, dtype=np.int8).reshape(4, 64)
+    with EmulatorDevice(CONFIG, memory_bytes=MEMORY, kernels=kernels) as device:
+        found = device.dequantise(every, frac)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, ReferenceDevice(CONFIG, memory_bytes=MEMORY).dequantise(every, frac))
+
+
 @settings(deadline=None, max_examples=40)
 @given(fracs=st.lists(st.integers(-30, 40), min_size=1, max_size=9), seed=st.integers(0, 1 << 30))
 def test_a_layers_integers_are_the_contracts(kernels: Kernels, fracs: list[int], seed: int) -> None:
