@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 
 from hw.errors import RedlineError
 
@@ -126,7 +125,7 @@ class Config:
         """Output channels are computed in multiples of this many (zero weights fill the rest)."""
         return max(self.lanes, self.vec)
 
-    @cached_property
+    @property
     def hash(self) -> int:
         """64-bit identity of the build, readable in the `config_hash` registers."""
         functional = {name: value for name, value in asdict(self).items() if name != "probe"}
