@@ -37,8 +37,8 @@ class Ordered:
     weights: Int8
     sums: npt.NDArray[np.int32]
     """-128 times those of a step, shape (blocks, steps, 16)."""
-    blocks: Blocks
-    """What is in which row."""
+    rows: npt.NDArray[np.int32]
+    """Whose they are (`Blocks.rows`)."""
 
 
 class Blocks:
@@ -194,7 +194,7 @@ class LateLayer:
         total = self._kernels.prefix_sums(packed, len(weight), self._steps, per_step)
         sums = -total
         sums[:, 1:] += total[:, :-1]
-        return Ordered(packed, sums, blocks)
+        return Ordered(packed, sums, blocks.rows)
 
     def bind(
         self,

@@ -290,7 +290,7 @@ class Plan:
                 step.late = LateLayer(layer, self._config, self._kernels, sources, to, step.in_order, temporary)
             if not step.late.select(affected, self.filled):
                 continue
-            if weights.late is None or weights.late.blocks is not step.late.blocks:
+            if weights.late is None or not np.array_equal(weights.late.rows, step.late.blocks.rows):
                 weights.late = step.late.order(plain)
             assert step.bias is not None
             step.late.bind(weights.late, step.bias, np.asarray(params.shift), params.bias, banks)

@@ -16,7 +16,7 @@ from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.conditions import Conditions, StuckBit
 from host.faults.models import SoftErrors
-from host.faults.plan import FaultPlan
+from host.faults.plan import SITES, FaultPlan
 from host.faults.stuck import StuckAt
 from host.program.layers import INPUT, Layer
 from host.program.program import Program
@@ -60,6 +60,19 @@ def stuck_bits(draw: st.DrawFn, config: Config) -> Conditions:
         width = 32 if bank == "accumulator" else 16 + int(bank.split("_")[1])
         found[draw(st.integers(0, config.lanes - 1)), bank, draw(st.integers(0, width - 1))] = draw(st.integers(0, 1))
     return Conditions(stuck=tuple(sorted(StuckBit(*where, value) for where, value in found.items())))
+
+
+def test_a_flip_of_a_stuck_bit_changes_nothing(kernels: Kernels) -> None:
+    config = Config(lanes=4, vec=4, port_bits=64)
+    layer = Layer("layer", (INPUT,), (4, 1, 1), 4, (1, 1), (1, 1), (0, 0), False, None, 0, (0,) * 4, 0)
+    weight, bias = np.ones((4, 4, 1, 1), np.int8), np.zeros(4, np.int32)
+    program = Program(config, (layer,), {"layer": weight}, {"layer": bias}, (4, 1, 1), 0)
+    stuck = StuckAt(lane=2, bit=4, value=1).conditions
+    # Of the last step's results of channels 2 and 3, bit 4; of channel 2, bit 5.
+    flips = FaultPlan.of(program.names, 0, 0, SITES.index("mac"), np.array([2, 2, 3]), 0, np.array([4, 5, 4]))
+    with Alone(config, memory_bytes=MEMORY, kernels=kernels) as device:
+        out = Runtime(program, device).forward(np.ones((1, 4, 1, 1), np.int8), plan=flips.under(stuck)).out["layer"]
+    assert out.reshape(-1).tolist() == [4, 4, 4 + 16 + 32, 4 + 16]
 
 
 @settings(deadline=None, max_examples=40)
