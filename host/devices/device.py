@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from host.program import quantisation
 from host.program.arrangement import pack_weights
 from hw import layout
 from hw.config import Config
@@ -49,7 +50,8 @@ class Device(ABC):
 
     Five methods are required (`launch`, `write`, `read`, `quantise`, `dequantise`), the last two with an exact default;
     `reorder` and `recover` matter only to devices whose memory layout differs from NCHW. `write_features`,
-    `read_features` and `write_weights` are these and memory access in one step, for devices that know a shorter way.
+    `read_features`, `write_weights` and `write_params` are these and memory access in one step, for devices that know a
+    shorter way.
 
     Attributes
     ----------
@@ -104,6 +106,10 @@ class Device(ABC):
         """A layer's OIHW weights to their region. The device may keep `weight`: it must not change afterwards."""
         self.write(region.address, pack_weights(weight, layer, self.config))
 
+    def write_params(self, region: Region, bias: npt.NDArray[np.int32], layer: Layer) -> None:
+        """A layer's biases, shape (M,), and its shifts to their region. The device may keep `bias`, too."""
+        self.write(region.address, layout.pack_params(bias, layer.shifts, self.config.lanes, self.config.vec))
+
     def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
         """Float to int8 at scale `2**-frac`: ties to +inf, saturating (convertFloatToInt).
 
@@ -112,6 +118,27 @@ class Device(ABC):
         if np.ndim(frac):
             frac = np.reshape(frac, (-1,) + (1,) * (np.ndim(x) - 1))
         return np.clip(np.floor(np.ldexp(np.asarray(x, np.float64), frac) + 0.5), -128, 127).astype(np.int8)
+
+    def quantise_finite(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8 | None:
+        """`quantise`; None if a value is NaN or infinite."""
+        return self.quantise(x, frac) if quantisation.finite(x) else None
+
+    def quantise_layer(
+        self, layer: Layer, weight: npt.NDArray[np.floating], bias: npt.NDArray[np.floating]
+    ) -> tuple[Int8, npt.NDArray[np.int32]] | None:
+        """For devices that know a short way to a layer's integers; None: there is none, or a value is not finite.
+
+        Parameters
+        ----------
+        layer : Layer
+        weight : float array, shape (M, C, KH, KW), unfolded
+        bias : float array, shape (M,)
+
+        Returns
+        -------
+        int8 array, shaped as `weight`, and int32 array, shape (M,), at `weight_frac` and `in_frac + weight_frac`
+        """
+        return None
 
     def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
         """Int8 at scale `2**-frac` to float32, exact (convertIntToFloat)."""
@@ -132,9 +159,9 @@ class Device(ABC):
         return Runtime(program, self)
 
     def unpool(
-        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int
     ) -> npt.NDArray[np.float32] | None:
-        """For devices that know a short way through max pooling backwards; None: there is none.
+        """For devices that know a short way through max pooling and saturation backwards; None: there is none.
 
         Parameters
         ----------
@@ -142,7 +169,8 @@ class Device(ABC):
             What was pooled.
         grad : float32 array, shape (N, M, PH, PW)
             Gradient of the pooled values.
-        pool : Pool
+        pool : Pool or None
+            None: nothing was pooled.
         low, upper : int
             A value passes its gradient strictly between them.
 

@@ -49,10 +49,13 @@ def fold_features(x: npt.NDArray[Scalar], fold: Fold) -> npt.NDArray[Scalar]:
     """
     n, c, h, _ = x.shape
     columns = fold_columns(fold)
-    padded = np.pad(x, ((0, 0), (0, 0), (0, 0), (fold.pad_x, fold.pad_x)))
+    padded = np.zeros((n, c, h, fold.width + 2 * fold.pad_x), x.dtype)
+    padded[..., fold.pad_x : fold.pad_x + fold.width] = x
     span = (columns - 1) * fold.stride_x + 1
-    taps = [padded[..., kx : kx + span : fold.stride_x] for kx in range(fold.kernel_w)]
-    return np.stack(taps, axis=1).reshape(n, fold.kernel_w * c, h, columns)
+    taps = np.empty((n, fold.kernel_w, c, h, columns), x.dtype)
+    for kx in range(fold.kernel_w):
+        taps[:, kx] = padded[..., kx : kx + span : fold.stride_x]
+    return taps.reshape(n, fold.kernel_w * c, h, columns)
 
 
 def fold_weights(weight: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 Placement = Literal["accelerator", "cpu"]
 Operator = Literal["convolution", "add", "average", "identity", "lrn"]
 """What a layer computes.
@@ -140,6 +143,20 @@ class Layer:
     def shift(self) -> tuple[int, ...]:
         """Requantisation shift per output channel: `in_frac + weight_frac - out_frac`."""
         return tuple(self.in_frac + frac - self.out_frac for frac in self.weight_frac)
+
+    @cached_property
+    def shifts(self) -> npt.NDArray[np.int32]:
+        """`shift` as an array, shape (M,), which cannot be written to."""
+        found = np.asarray(self.shift, np.int32)
+        found.setflags(write=False)
+        return found
+
+    @cached_property
+    def weight_fracs(self) -> npt.NDArray[np.int32]:
+        """`weight_frac` as an array, shape (M,), which cannot be written to."""
+        found = np.asarray(self.weight_frac, np.int32)
+        found.setflags(write=False)
+        return found
 
     @property
     def reads_whole(self) -> bool:

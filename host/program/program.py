@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from hw.errors import RedlineError
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 
-Quantise = Callable[[npt.NDArray[Any], npt.NDArray[np.integer]], Int8]
+Quantise = Callable[[npt.NDArray[Any], int | npt.NDArray[np.integer]], Int8 | None]
+ShortWay = Callable[[Layer, npt.NDArray[Any], npt.NDArray[Any]], tuple[Int8, Int32] | None]
 
 FORMAT = "redline-program"
 FORMAT_VERSION = 2
@@ -179,7 +181,14 @@ class Program:
             self, layers=layers, weights=dict(self.weights), biases=dict(self.biases), modules=dict(self.modules)
         )
 
-    def requantise(self, name: str, weight: Any, bias: Any = None, quantise: Quantise = quantisation.quantise) -> None:
+    def requantise(
+        self,
+        name: str,
+        weight: Any,
+        bias: Any = None,
+        quantise: Quantise = quantisation.quantise_finite,
+        short: ShortWay | None = None,
+    ) -> None:
         """Replace a layer's weights by float ones, folded and quantised at the layer's fixed fractions.
 
         Parameters
@@ -187,8 +196,10 @@ class Program:
         name : str
         weight : float array or tensor, shape (M, C, KH, KW) unfolded, or (M, features) of a linear layer
         bias : float array or tensor, shape (M,), or None for zeros
-        quantise : callable (values, fractions) -> int8 array
-            Does what `host.program.quantisation.quantise` does; a device may do it faster.
+        quantise : callable (values, fractions) -> int8 array or None
+            Does what `host.program.quantisation.quantise_finite` does; a device may do it faster.
+        short : callable, optional
+            `Device.quantise_layer` of a device.
 
         Raises
         ------
@@ -196,12 +207,19 @@ class Program:
             If a value is NaN or infinite, or a shape does not fit.
         """
         layer = self.layer(name)
-        self.weights[name], self.biases[name] = quantise_layer(layer, weight, bias, self.config.arithmetic, quantise)
+        self.weights[name], self.biases[name] = quantise_layer(
+            layer, weight, bias, self.config.arithmetic, quantise, short
+        )
 
     # -- inputs
 
-    def quantise_input(self, x: Any) -> Int8:
+    def quantise_input(self, x: Any, quantise: Quantise = quantisation.quantise_finite) -> Int8:
         """Float images, shape (N, C, H, W), to int8 at `input_frac`.
+
+        Parameters
+        ----------
+        x : float array or tensor
+        quantise : callable, as for `requantise`
 
         Raises
         ------
@@ -210,9 +228,10 @@ class Program:
         """
         values = as_array(x)
         self.check_input(values.shape)
-        if not np.isfinite(values).all():
+        found = quantise(values, self.input_frac)
+        if found is None:
             raise ProgramError("the images hold NaN or infinite values: clean them before quantising")
-        return quantisation.quantise(values, self.input_frac)
+        return found
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Raise `ProgramError` unless `shape` is (N, *input_shape)."""
@@ -300,33 +319,35 @@ def quantise_layer(
     weight: Any,
     bias: Any,
     arithmetic: str = "redline",
-    quantise: Quantise = quantisation.quantise,
+    quantise: Quantise = quantisation.quantise_finite,
+    short: ShortWay | None = None,
 ) -> tuple[Int8, Int32]:
     """Float weights and bias of a layer to its integers, which cannot be written to; see `Program.requantise`."""
     w = as_array(weight)
-    b = np.zeros(layer.out_channels) if bias is None else as_array(bias)
-    for kind, values in (("weights", w), ("bias", b)):
-        # What is not finite makes the sum so, too; the sum of many finite values may be infinite.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not np.isfinite(values.sum())
-        if suspect and not np.isfinite(values).all():
-            raise ProgramError(
-                f"layer {layer.name!r}: its {kind} hold NaN or infinite values; training has diverged: lower the "
-                "learning rate or restore earlier weights"
-            )
+    b = np.zeros(layer.out_channels, np.float32) if bias is None else as_array(bias)
     if layer.constant:
         raise ProgramError(
             f"layer {layer.name!r} ({layer.operator}) has constant weights: there is nothing to requantise"
         )
     m, c, kh, kw = layer.weight_shape
     unfolded = (m, c, kh, kw) if layer.fold is None else (m, layer.fold.channels, kh, layer.fold.kernel_w)
-    if w.shape != unfolded and w.shape != (m, int(np.prod(unfolded[1:]))):
+    if w.shape != unfolded and w.shape != (m, math.prod(unfolded[1:])):
         raise ProgramError(f"layer {layer.name!r}: weights have shape {w.shape}, expected {unfolded}")
     if b.shape != (m,):
         raise ProgramError(f"layer {layer.name!r}: bias has shape {b.shape}, expected {(m,)}")
     w = w.reshape(unfolded)
-    frac = np.asarray(layer.weight_frac)
-    quantised = quantise(w, frac[:, None, None, None])
+    found = None if short is None else short(layer, w, b)
+    if found is not None:
+        quantised, stored = found
+        return frozen(quantised if layer.fold is None else fold.fold_weights(quantised)), frozen(stored)
+    frac = layer.weight_fracs
+    whole = quantise(w, frac[:, None, None, None])
+    if whole is None or not quantisation.finite(b):
+        raise ProgramError(
+            f"layer {layer.name!r}: its {'weights' if whole is None else 'bias'} hold NaN or infinite values; training "
+            "has diverged: lower the learning rate or restore earlier weights"
+        )
+    quantised = whole
     if layer.fold is not None:
         quantised = fold.fold_weights(quantised)
     if arithmetic == "pipecnn":

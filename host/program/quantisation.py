@@ -21,6 +21,19 @@ def quantise(x: Float, frac: int | npt.NDArray[np.integer]) -> Int8:
     return np.clip(np.floor(np.ldexp(np.asarray(x, np.float64), frac) + 0.5), -128, 127).astype(np.int8)
 
 
+def finite(x: Float) -> bool:
+    """Whether no value is NaN or infinite."""
+    # Such a value makes the sum so, too; the sum of many finite values may be infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not math.isfinite(x.sum())
+    return not suspect or bool(np.isfinite(x).all())
+
+
+def quantise_finite(x: Float, frac: int | npt.NDArray[np.integer]) -> Int8 | None:
+    """`quantise`; None if a value is NaN or infinite."""
+    return quantise(x, frac) if finite(x) else None
+
+
 def quantise_bias(bias: Float, frac: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
     """Float bias, shape (M,), to int32 at scale `2**-frac`, saturating."""
     limit = np.iinfo(np.int32)

@@ -14,11 +14,12 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from host.compiler.trace import normalise
+from host.devices.device import Device
 from host.program.layers import Layer, Normalisation, Pool
 from host.program.program import Program
 
 Int8 = npt.NDArray[np.int8]
-Unpool = Callable[[Int8, npt.NDArray[np.float32], Pool, int, int], npt.NDArray[np.float32] | None]
+Unpool = Callable[[Int8, npt.NDArray[np.float32], Pool | None, int, int], npt.NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,11 @@ class Geometry:
     normalisation: Normalisation | None = None
     unpool: Unpool | None = None
     """The device's way through pooling backwards (`Device.unpool`)."""
+    to_float: Callable[[Int8, int], npt.NDArray[np.float32]] | None = None
+    """The device's way to floats (`Device.dequantise`)."""
 
     @classmethod
-    def of(cls, layer: Layer, program: Program, module: nn.Module | None, unpool: Unpool | None = None) -> Geometry:
+    def of(cls, layer: Layer, program: Program, module: nn.Module | None, device: Device | None = None) -> Geometry:
         """Geometry of a Program's layer, unfolded; `module` is the network's module it came from, if it has weights."""
         linear = isinstance(module, nn.Linear)
         if layer.fold is None:
@@ -77,8 +80,13 @@ class Geometry:
             layer.groups,
             layer.upper,
             layer.normalisation,
-            unpool,
+            None if device is None else device.unpool,
+            None if device is None else device.dequantise,
         )
+
+    def dequantised(self, x: Int8, frac: int) -> torch.Tensor:
+        """Int8 at scale `2**-frac` to float32, exact."""
+        return dequantise(x, frac) if self.to_float is None else torch.from_numpy(self.to_float(x, frac))
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class DeviceLayer(torch.autograd.Function):
         bias: torch.Tensor | None,
         geometry: Geometry,
         recorded: Recorded,
-        value: Int8,
+        value: Int8 | None,
     ) -> torch.Tensor:
         """Value of the layer.
 
@@ -126,16 +134,18 @@ class DeviceLayer(torch.autograd.Function):
         geometry : Geometry
         recorded : Recorded
             What backward goes through.
-        value : int8 array, shape (N, M, PH, PW)
-            What the device produced.
+        value : int8 array, shape (N, M, PH, PW), or None
+            What the device produced; None where nobody reads the value, only other layers its place in the graph.
 
         Returns
         -------
-        float32, shape (N, M, PH, PW)
+        float32, shape (N, M, PH, PW); zeros without a value
         """
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.recorded, ctx.x_shape = geometry, recorded, x.shape
-        return dequantise(value, geometry.out_frac)
+        if value is None:
+            return torch.zeros(1).expand(recorded.out.shape)
+        return geometry.dequantised(value, geometry.out_frac)
 
     @staticmethod
     @once_differentiable
@@ -144,7 +154,7 @@ class DeviceLayer(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         geometry, recorded = ctx.geometry, ctx.recorded
         grad_acc = through_activation(grad.reshape(recorded.out.shape), recorded, geometry)
-        inputs = dequantise(recorded.inputs, geometry.in_frac)
+        inputs = geometry.dequantised(recorded.inputs, geometry.in_frac)
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         if geometry.normalisation is not None:
@@ -176,15 +186,15 @@ class DeviceLayer(torch.autograd.Function):
 
 def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometry) -> torch.Tensor:
     """Gradient of the final output, shape (N, M, PH, PW), to that of the convolution's sum, shape (N, M, OH, OW)."""
-    conv = torch.from_numpy(recorded.conv)
     low = 0 if geometry.relu else -128
-    if geometry.pool is None:
-        return grad * ((conv > low) & (conv < geometry.upper))
     pool = geometry.pool
     if geometry.unpool is not None:
         found = geometry.unpool(recorded.conv, grad.contiguous().numpy(), pool, low, geometry.upper)
         if found is not None:
             return torch.from_numpy(found)
+    conv = torch.from_numpy(recorded.conv)
+    if pool is None:
+        return grad * ((conv > low) & (conv < geometry.upper))
     # int8 values are exact in float32, and padding counts as -infinity there.
     value, chosen = F.max_pool2d(
         conv.float(), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil, return_indices=True

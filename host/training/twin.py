@@ -154,28 +154,31 @@ class Twin(nn.Module):
         self.program = program
         self.runtime = self.device.runtime(program)
         self._geometry = {
-            layer.name: Geometry.of(
-                layer, program, None if layer.constant else self._module(layer.name), self.device.unpool
-            )
+            layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name), self.device)
             for layer in program.layers
         }
 
     def _module(self, name: str) -> nn.Module:
-        return self.net.get_submodule(self.program.modules[name])
+        module = self.net
+        for part in self.program.modules[name].split("."):
+            module = getattr(module, part)
+        return module
 
     def effective(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A layer's float weight and bias as functions of the network's parameters: a batch norm after it folded in.
 
         Of a layer that is no module with weights: the constants it stands for.
         """
-        layer = self.program.layer(name)
+        return self._effective(self.program.layer(name))
+
+    def _effective(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
         if layer.constant:
             return constant_weight(layer), None
-        module = self._module(name)
+        module = self._module(layer.name)
         weight, bias = module.weight, module.bias
         assert isinstance(weight, torch.Tensor)
         assert bias is None or isinstance(bias, torch.Tensor)
-        norm = self._norms.get(self.program.modules[name])
+        norm = self._norms.get(self.program.modules[layer.name])
         if norm is None:
             return weight, bias
         bn = self.net.get_submodule(norm)
@@ -194,27 +197,24 @@ class Twin(nn.Module):
 
         Changes are found by comparing values, so that none is missed however it was made.
         """
-        changed = []
-        for layer in self.program.layers:
-            if layer.constant:
-                continue
-            name = layer.name
-            with torch.no_grad():
-                weight, bias = self.effective(name)
-            old = self._written.get(name)
-            if old is not None and torch.equal(weight, old[0]) and (bias is None or _equal(bias, old[1])):
-                continue
-            self.program.requantise(
-                name, weight.detach(), None if bias is None else bias.detach(), self.device.quantise
-            )
-            if old is None:
-                self._written[name] = (weight.detach().clone(), None if bias is None else bias.detach().clone())
-            else:
-                old[0].copy_(weight.detach())
-                if bias is not None and old[1] is not None:
-                    old[1].copy_(bias.detach())
-            changed.append(name)
-        return changed
+        with torch.no_grad():
+            return [layer.name for layer in self.program.layers if not layer.constant and self._refresh(layer)]
+
+    def _refresh(self, layer: Layer) -> bool:
+        """Requantise a layer if its master weights changed; whether they did."""
+        name, (weight, bias) = layer.name, self._effective(layer)
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+        old = self._written.get(name)
+        if old is not None and torch.equal(weight, old[0]) and (bias is None or _equal(bias, old[1])):
+            return False
+        self.program.requantise(name, weight, bias, self.device.quantise_finite, self.device.quantise_layer)
+        if old is None:
+            self._written[name] = (weight.clone(), None if bias is None else bias.clone())
+        else:
+            old[0].copy_(weight)
+            if bias is not None and old[1] is not None:
+                old[1].copy_(bias)
+        return True
 
     # ---- forward
 
@@ -234,7 +234,7 @@ class Twin(nn.Module):
         ProgramError
             If the images have another size than those the network was compiled for.
         """
-        images = self.program.quantise_input(x)
+        images = self.program.quantise_input(x, self.device.quantise_finite)
         recording = self.training and torch.is_grad_enabled()
         outputs = self.run(images, writeback=self.training)
         last = self.program.layers[-1]
@@ -246,11 +246,10 @@ class Twin(nn.Module):
         values = {INPUT: x}
         recorded = {INPUT: images}
         for layer in self.program.layers:
-            weight, bias = self.effective(layer.name)
+            weight, bias = self._effective(layer)
             kept = Recorded(gather(recorded, layer), through.conv[layer.name], through.out[layer.name])
-            value = DeviceLayer.apply(
-                _gather(values, layer), weight, bias, self._geometry[layer.name], kept, outputs.out[layer.name]
-            )
+            made = outputs.out[layer.name] if layer is last else None
+            value = DeviceLayer.apply(_gather(values, layer), weight, bias, self._geometry[layer.name], kept, made)
             values[layer.name], recorded[layer.name] = value, kept.out
         return values[last.name].reshape(len(x), *self._out_shape)
 

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.checks import check_launch
-from host.devices.device import Bytes, DeviceError, Int8, LaunchReport
+from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.devices.emulator import native
-from host.devices.emulator.memory import Features, Images, Memory, Weights
+from host.devices.emulator.cosim import Sampled, SampledCosim
+from host.devices.emulator.memory import Features, Images, Memory, Params, Weights
 from host.devices.emulator.native import KernelError, Kernels
-from host.devices.emulator.plan import Packed, Params, Plan
+from host.devices.emulator.plan import Packed, Plan, Step
 from host.devices.reference import ReferenceDevice
 from host.program.arrangement import unpack_weights
 from host.program.layers import Layer, Pool
@@ -43,6 +44,8 @@ def _forgets_within_rows(launch: Launch) -> bool:
 
 PLANS = 8
 """Schedules whose feature maps are kept."""
+MOST_FRAC = 100
+"""Beyond it, a scale or a value may be too small for an ordinary float32."""
 FEW = 1 << 8
 """Values too few to be worth a kernel's call."""
 
@@ -52,7 +55,7 @@ class EmulatorDevice(ReferenceDevice):
 
     The kernels are built on first use and cached; they are the fastest that the processor has instructions for, and are
     tested against the reference when they are loaded. Where there is no compiler, the reference computes instead, which
-    a warning and `describe` say; it does so for stuck bits in any case (`host.faults.stuck`).
+    a warning and `describe` say.
 
     Parameters
     ----------
@@ -69,6 +72,14 @@ class EmulatorDevice(ReferenceDevice):
     dense_from : float, optional
         Share of a layer's outputs with accumulator faults from which on all are computed step by step; by default where
         that begins to be faster, measured once a process.
+    sampled_cosim : float
+        Share of the launches, chosen at random, that run on the RTL as well, to be compared byte by byte
+        (`host.devices.emulator.cosim`). With faults, the accelerator needs their instrumentation (`saboteur`,
+        `overclock`).
+    cosim_seed : int
+        Which launches.
+    cosim_device : Device, optional
+        What to compare with instead of the simulation.
 
     Raises
     ------
@@ -87,6 +98,9 @@ class EmulatorDevice(ReferenceDevice):
         threads: int = 1,
         kernels: str | Kernels | None = None,
         dense_from: float | None = None,
+        sampled_cosim: float = 0.0,
+        cosim_seed: int = 0,
+        cosim_device: Device | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
@@ -102,8 +116,11 @@ class EmulatorDevice(ReferenceDevice):
         self._content = Memory(memory_bytes)
         self._dense_from = dense_from
         self._plans: list[Plan] = []
-        self._packed: dict[tuple[int, Layer], Packed] = {}
-        self._params: dict[str, tuple[Bytes, Params]] = {}
+        self._packed: dict[tuple[int, int], tuple[Layer, Packed]] = {}
+        """By identities of weights and layer; the weights' entries leave with them, and an entry keeps its layer."""
+        self._scales: dict[int, tuple[Layer, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        """By a layer's identity, which the entry keeps alive: its weights' and its biases' scales."""
+        self._cosim = SampledCosim(sampled_cosim, cosim_seed, self, cosim_device) if sampled_cosim else None
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _load(self, asked: str | Kernels | None) -> Kernels | None:
@@ -128,8 +145,15 @@ class EmulatorDevice(ReferenceDevice):
             return f"emulator, computed by the reference ({self.fallback})"
         return f"emulator, {self.kernels.level} kernels, {self.threads} thread(s)"
 
+    @property
+    def sampled(self) -> Sampled | None:
+        """What `sampled_cosim` has found so far, and the bound on the rate of mismatches that follows; None without."""
+        return None if self._cosim is None else self._cosim.found
+
     def close(self) -> None:
         self._closed = True
+        if self._cosim is not None:
+            self._cosim.close()
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -161,6 +185,10 @@ class EmulatorDevice(ReferenceDevice):
         self._check(region.address, region.nbytes)
         self._content.put(region, Weights(weight, layer, self.config))
 
+    def write_params(self, region: Region, bias: npt.NDArray[np.int32], layer: Layer) -> None:
+        self._check(region.address, region.nbytes)
+        self._content.put(region, Params(bias, layer.shifts, self.config))
+
     def quantise(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8:
         if self.kernels is not None and x.dtype == np.float32 and x.size > FEW:
             found = self.kernels.quantise(np.ascontiguousarray(x), np.asarray(frac))
@@ -168,8 +196,31 @@ class EmulatorDevice(ReferenceDevice):
                 return found
         return super().quantise(x, frac)
 
+    def quantise_finite(self, x: npt.NDArray[np.floating], frac: int | npt.NDArray[np.integer]) -> Int8 | None:
+        if self.kernels is not None and x.dtype == np.float32 and x.size > FEW:
+            return self.kernels.quantise(np.ascontiguousarray(x), np.asarray(frac))
+        return super().quantise_finite(x, frac)
+
+    def quantise_layer(
+        self, layer: Layer, weight: npt.NDArray[np.floating], bias: npt.NDArray[np.floating]
+    ) -> tuple[Int8, npt.NDArray[np.int32]] | None:
+        if self.kernels is None or self.config.arithmetic != "redline" or not weight.dtype == bias.dtype == np.float32:
+            return None
+        known = self._scales.get(id(layer))
+        if known is None:
+            fracs = layer.weight_fracs
+            known = layer, np.ldexp(1.0, fracs), np.ldexp(1.0, fracs + layer.in_frac)
+            self._scales[id(layer)] = known
+        _, scale, bias_scale = known
+        return self.kernels.quantise_layer(np.ascontiguousarray(weight), scale, np.ascontiguousarray(bias), bias_scale)
+
+    def dequantise(self, x: Int8, frac: int) -> npt.NDArray[np.float32]:
+        if self.kernels is None or abs(frac) > MOST_FRAC:
+            return super().dequantise(x, frac)
+        return self.kernels.dequantise(np.ascontiguousarray(x), 2.0**-frac)
+
     def unpool(
-        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+        self, conv: Int8, grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int
     ) -> npt.NDArray[np.float32] | None:
         if self.kernels is None:
             return None
@@ -178,22 +229,24 @@ class EmulatorDevice(ReferenceDevice):
     # ---- launches
 
     def launch(self, launch: Launch) -> LaunchReport:
+        if self._cosim is None:
+            return self._compute(launch)
+        return self._cosim.check(launch, lambda: self._compute(launch))
+
+    def _compute(self, launch: Launch) -> LaunchReport:
         if self.kernels is None:
             return super().launch(launch)
         check_launch(self, launch)
-        if launch.plan is not None and launch.plan.conditions is not None and launch.plan.conditions.stuck:
-            _say_once("stuck bits")
-            return super().launch(launch)
-        if launch.plan is not None and launch.plan.conditions is not None and _forgets_within_rows(launch):
+        conditions = None if launch.plan is None else launch.plan.conditions
+        if conditions is not None and conditions.clock is not None and _forgets_within_rows(launch):
             _say_once("late bits in layers that are cut into columns, or computed output by output")
             return super().launch(launch)
-        plan = self._plan(launch, self.kernels)
+        plan = self._plan(launch, self.kernels, conditions is not None and bool(conditions.stuck))
         for name, fmap in plan.inputs.items():
             region = launch.memory[memory.input_name(name)]
             fmap.load(self.read_features(region, launch.inputs[name]))
         for at, step in enumerate(plan.steps):
-            plain, packed = self._weights(launch, plan, step.layer, at)
-            plan.bind(at, plain, packed, self._parameters(launch, step.layer))
+            plan.bind(at, *self._weights(plan, step), self._parameters(step))
         applied = plan.inject(launch, self._share(launch))
         self._run(plan, launch.batch)
         for region, fmap in plan.written:
@@ -209,40 +262,42 @@ class EmulatorDevice(ReferenceDevice):
         edges = [batch * i // self.threads for i in range(self.threads + 1)]
         list(self._pool.map(lambda i: kernels.run(plan.layers, edges[i], edges[i + 1]), range(self.threads)))
 
-    def _plan(self, launch: Launch, kernels: Kernels) -> Plan:
+    def _plan(self, launch: Launch, kernels: Kernels, filled: bool) -> Plan:
         """The plan of a launch's schedule: launches of one schedule share its memory map."""
         for at, plan in enumerate(self._plans):
-            if plan.memory is launch.memory:
+            if plan.memory is launch.memory and plan.filled == filled:
                 self._plans.insert(0, self._plans.pop(at))
                 return plan
-        plan = Plan(launch, kernels, turns=self._pool is None)
+        plan = Plan(launch, kernels, turns=self._pool is None, filled=filled)
         self._plans = [plan, *self._plans[: PLANS - 1]]
         return plan
 
-    def _weights(self, launch: Launch, plan: Plan, layer: Layer, at: int) -> tuple[Int8, Packed]:
-        region = launch.memory[memory.weights_name(layer.name)]
+    def _weights(self, plan: Plan, step: Step) -> tuple[Int8, Packed]:
+        region, layer = step.weights_region, step.layer
         content = self._content.content(region)
         if not isinstance(content, Weights) or content.weight.shape != layer.weight_shape:
             raw = self._content.view(region.address, region.nbytes).view(np.int8).reshape(region.shape)
             content = Weights(unpack_weights(raw, layer, self.config), layer, self.config)
             self._content.add_form(region, content)
         weight = content.weight
-        key = (id(weight), layer)
-        if key not in self._packed:
-            self._packed[key] = plan.pack(plan.steps[at], weight)
+        key = (id(weight), id(layer))
+        found = self._packed.get(key)
+        if found is None:
+            found = self._packed[key] = layer, plan.pack(step, weight)
             # Weights that came with a fault leave with it, those without stay packed.
             finalize(weight, self._packed.pop, key, None).atexit = False
-        return weight, self._packed[key]
+        return weight, found[1]
 
-    def _parameters(self, launch: Launch, layer: Layer) -> Params:
-        region = launch.memory[memory.params_name(layer.name)]
-        raw = self._content.view(region.address, region.nbytes)
-        known = self._params.get(layer.name)
-        if known is None or not np.array_equal(known[0], raw):
-            records = raw.copy().view(params.DTYPE)[: layer.out_channels]
-            found = Params(records["bias"].copy(), records["shift"].astype(np.int32) & params.MAX_SHIFT)
-            known = self._params[layer.name] = (raw.copy(), found)
-        return known[1]
+    def _parameters(self, step: Step) -> Params:
+        region, channels = step.params_region, step.layer.out_channels
+        content = self._content.content(region)
+        if not isinstance(content, Params) or len(content.bias) != channels:
+            raw = self._content.view(region.address, region.nbytes).copy()
+            records = raw.view(params.DTYPE)[:channels]
+            shift = records["shift"].astype(np.int32) & params.MAX_SHIFT
+            content = Params(records["bias"].copy(), shift, self.config)
+            self._content.add_form(region, content)
+        return content
 
     def _share(self, launch: Launch) -> float:
         if self._dense_from is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from host.devices.device import Bytes
 from host.devices.emulator.memory import Features, Int8
 from host.devices.emulator.native import Kernels, Tensor
+from hw import layout
+from hw.layout import ceil_div
 
 ZERO = 128
 QUAD = 4
@@ -28,6 +31,8 @@ class FeatureMap(Features):
         Zeros around each image, pixels.
     shared : bool
         All images take turns in one place.
+    filled : bool
+        Channels that fill up the last word of memory are part of the map; otherwise they are zero.
     """
 
     def __init__(
@@ -38,12 +43,14 @@ class FeatureMap(Features):
         shape: tuple[int, int, int],
         border: tuple[int, int] = (0, 0),
         shared: bool = False,
+        filled: bool = False,
     ) -> None:
         super().__init__(vec)
         self.shape = (images, *shape)
         self._kernels = kernels
         channels, height, width = shape
-        pixel = -(-channels // QUAD) * QUAD
+        self.stored = ceil_div(channels, vec) * vec if filled else channels
+        pixel = ceil_div(self.stored, QUAD) * QUAD
         row = (width + 2 * border[1]) * pixel
         image = (height + 2 * border[0]) * row
         self._buffer = np.full((1 if shared else images) * image + SLACK, ZERO, np.uint8)
@@ -56,6 +63,11 @@ class FeatureMap(Features):
 
     def images(self) -> Int8:
         return self._kernels.store(self.tensor, self.shape)
+
+    def render(self) -> Bytes:
+        images, _, height, width = self.shape
+        x = self._kernels.store(self.tensor, (images, self.stored, height, width))
+        return layout.reorder_features(x, self.vec).reshape(-1).view(np.uint8)
 
     def from_channel(self, first: int) -> Tensor:
         """The map without its channels before `first`."""

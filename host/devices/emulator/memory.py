@@ -61,6 +61,18 @@ class Weights(Content):
         return pack_weights(self.weight, self._layer, self._config).reshape(-1).view(np.uint8)
 
 
+class Params(Content):
+    """A layer's biases and shifts, int32 of shape (M,) each; they do not change."""
+
+    def __init__(self, bias: npt.NDArray[np.int32], shift: npt.NDArray[np.int32], config: Config) -> None:
+        self.bias, self.shift = bias, shift
+        self._config = config
+
+    def render(self) -> Bytes:
+        records = layout.pack_params(self.bias, self.shift, self._config.lanes, self._config.vec)
+        return records.reshape(-1).view(np.uint8)
+
+
 class Memory:
     """Bytes, and contents that stand for some of them until they are asked for.
 

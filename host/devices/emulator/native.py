@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from ctypes import POINTER, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     "portable": (),
 }
 """Compiler flags of each kind of kernels, the fastest first."""
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fwrapv", "-w")
-"""Without warnings: GCC 12 finds some in its own headers. `-fwrapv`: accumulators wrap."""
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fwrapv", "-fno-trapping-math", "-w")
+"""Without warnings: GCC 12 finds some in its own headers. `-fwrapv`: accumulators wrap. `-fno-trapping-math` changes no
+value: nobody asks for floating-point exceptions, and without them comparisons can be vectorised."""
 SOURCES = Path(__file__).parent / "kernels"
 X86 = ("x86_64", "AMD64", "i686", "i386")
 LOG_LINES = 20
@@ -63,22 +64,23 @@ class Events(ctypes.Structure):
 class Adder(ctypes.Structure):
     """`Adder` of engine.h."""
 
-    _fields_ = [("groups", c_int64), ("masks", c_void_p), ("sign", c_void_p)]
+    _fields_ = [("groups", c_int64), *((name, c_void_p) for name in ("masks", "sign", "keep", "set"))]
 
 
 class Late(ctypes.Structure):
     """`Late` of engine.h."""
 
     _fields_ = [
+        ("partial", c_int64),
         ("x", Tensor),
         ("sources", POINTER(Tensor)),
         ("runs", c_void_p),
         ("run_count", c_int64),
         ("blocks", c_int64),
-        *((name, c_void_p) for name in ("channel", "count", "plane", "offsets", "weights", "sums")),
+        *((name, c_void_p) for name in ("channel", "count", "rows", "place", "plane", "offsets", "weights", "sums")),
         *((name, c_void_p) for name in ("start", "shift", "added")),
         ("groups", c_int64),
-        ("masks", c_void_p),
+        *((name, c_void_p) for name in ("masks", "keep", "set")),
         ("adders", POINTER(Adder)),
     ]
 
@@ -98,7 +100,7 @@ class Layer(ctypes.Structure):
         ("offsets", c_void_p),
         ("quads", c_int64),
         *((name, c_void_p) for name in ("weights", "start", "shift", "added")),
-        *((name, c_int64) for name in ("low", "upper", "pipecnn")),
+        *((name, c_int64) for name in ("low", "upper", "pipecnn", "stored")),
         ("conv", Tensor),
         *((name, c_int64) for name in ("pool_kernel", "pool_stride", "pool_pad", "pool_h", "pool_w")),
         ("out", Tensor),
@@ -124,7 +126,12 @@ class Kernels:
         self._store = _function(library, "store", level, POINTER(Tensor), *shape, c_void_p)
         self._quantise = _function(library, "quantise", level, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self._quantise.restype = ctypes.c_int
+        self._dequantise = _function(library, "dequantise", level, c_void_p, c_int64, c_float, c_void_p)
+        rounding = (c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
+        self._quantise_layer = _function(library, "quantise_layer", level, *rounding)
+        self._quantise_layer.restype = ctypes.c_int
         self._unpool = _function(library, "unpool", level, c_void_p, c_void_p, *(c_int64,) * 10, c_void_p)
+        self._pass = _function(library, "pass", level, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)
 
     def run(self, layers: ctypes.Array[Layer], first: int, end: int) -> None:
         """Images `first` to `end - 1` through layers."""
@@ -168,14 +175,18 @@ class Kernels:
         return x
 
     def unpool(
-        self, conv: npt.NDArray[np.int8], grad: npt.NDArray[np.float32], pool: Pool, low: int, upper: int
+        self, conv: npt.NDArray[np.int8], grad: npt.NDArray[np.float32], pool: Pool | None, low: int, upper: int
     ) -> npt.NDArray[np.float32]:
         """Gradient of max-pooled values, shape (N, M, PH, PW), to that of what they were chosen from, (N, M, OH, OW).
 
-        It passes where the chosen value, the first largest of a window, lies strictly between the bounds.
+        It passes where the chosen value, the first largest of a window, lies strictly between the bounds. Without
+        pooling, every value is its own window.
         """
         n, m, h, w = conv.shape
         result = np.empty(conv.shape, np.float32)
+        if pool is None:
+            self._pass(conv.ctypes.data, grad.ctypes.data, conv.size, low, upper, result.ctypes.data)
+            return result
         window = (pool.kernel, pool.stride, pool.pad, *grad.shape[2:])
         self._unpool(conv.ctypes.data, grad.ctypes.data, n * m, h, w, *window, low, upper, result.ctypes.data)
         return result
@@ -189,6 +200,29 @@ class Kernels:
         result = np.empty(x.shape, np.int8)
         finite = self._quantise(x.ctypes.data, len(scale), x.size // len(scale), scale.ctypes.data, result.ctypes.data)
         return result if finite else None
+
+    def dequantise(self, x: npt.NDArray[np.int8], scale: float) -> npt.NDArray[np.float32]:
+        """int8, contiguous, times a scale that is a float32."""
+        result = np.empty(x.shape, np.float32)
+        self._dequantise(x.ctypes.data, x.size, scale, result.ctypes.data)
+        return result
+
+    def quantise_layer(
+        self,
+        weight: npt.NDArray[np.float32],
+        scale: npt.NDArray[np.float64],
+        bias: npt.NDArray[np.float32],
+        bias_scale: npt.NDArray[np.float64],
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32]] | None:
+        """A layer's weights, contiguous, to int8, and its biases, shape (M,), to int32, at scales of shape (M,).
+
+        None if a value is NaN or infinite.
+        """
+        found, biases = np.empty(weight.shape, np.int8), np.empty(bias.shape, np.int32)
+        rows = len(weight)
+        weights = (weight.ctypes.data, rows, weight.size // rows, scale.ctypes.data, found.ctypes.data)
+        finite = self._quantise_layer(*weights, bias.ctypes.data, bias_scale.ctypes.data, biases.ctypes.data)
+        return (found, biases) if finite else None
 
 
 def _function(library: ctypes.CDLL, name: str, level: str, *arguments: Any) -> Any:

@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.emulator import native
-from host.devices.emulator.late import LateLayer, Ordered
+from host.devices.emulator.late import LateLayer, Ordered, affected_lanes
 from host.devices.emulator.maps import FeatureMap
+from host.devices.emulator.memory import Params
 from host.devices.emulator.native import Kernels, Tensor
 from host.faults.plan import SITES, FaultPlan
 from host.program.arrangement import arrange
 from host.program.layers import Layer
 from host.schedule import memory
 from host.schedule.launch import Launch
+from host.schedule.memory import Region
 from host.schedule.tiling import Band
 from hw.layout import ceil_div
 from hw.masks import BankMasks
@@ -46,14 +48,7 @@ class Packed:
     """Convolutions' weights in the order of steps."""
     ordered_sums: Int32 | None = None
     late: Ordered | None = None
-    """The same for a late clock, of any layer."""
-
-
-class Params(NamedTuple):
-    """A layer's parameters, shape (M,) each."""
-
-    bias: Int32
-    shift: npt.NDArray[np.integer]
+    """The same for lanes that are late or stuck, of any layer."""
 
 
 class Part(NamedTuple):
@@ -75,13 +70,21 @@ class Step:
     out: FeatureMap
     slots: npt.NDArray[np.int32]
     in_order: bool
+    weights_region: Region
+    params_region: Region
+    start: Int32
+    """Accumulators' first values, as the kernel takes them: groups by outputs of one, filled up to whole blocks. The
+    same of the shifts, and of what PipeCNN's arithmetic adds."""
+    shift: Int32
+    added: Int32
     tiles: tuple[tuple[Band, Band], ...]
     """Rows and columns of the tiles that it is computed in."""
     alive: list[Any] = field(default_factory=list)
     weights: Packed | None = None
     plain: Int8 | None = None
     params: Params | None = None
-    bound: tuple[Int32, ...] = ()
+    bias: Int32 | None = None
+    """Accumulators' first values, shape (M,)."""
     faults: tuple[npt.NDArray[Any], ...] = ()
     late: LateLayer | None = None
 
@@ -101,15 +104,18 @@ class Plan:
     kernels : Kernels
     turns : bool
         Whether the images may take turns in maps that nobody needs afterwards (they may not in several threads).
+    filled : bool
+        Whether channels that only fill up a word of memory are computed, too: those of lanes with stuck bits may hold
+        something.
     """
 
-    def __init__(self, launch: Launch, kernels: Kernels, *, turns: bool) -> None:
-        self.memory = launch.memory
+    def __init__(self, launch: Launch, kernels: Kernels, *, turns: bool, filled: bool = False) -> None:
+        self.memory, self.filled = launch.memory, filled
         self.batch = launch.batch
         self._kernels, self._config = kernels, launch.program.config
         layers = [launch.program.layers[at] for at in launch.positions]
         batched = {layer.name: layer.conv_shape[1] * layer.conv_shape[2] <= FEW_PIXELS for layer in layers}
-        maps = _Maps(launch, kernels, layers, batched, turns)
+        maps = _Maps(launch, kernels, layers, batched, turns, filled)
         self.inputs = {name: maps.of(name) for name in launch.inputs}
         self._maps = maps
         self.steps: list[Step] = []
@@ -183,6 +189,7 @@ class Plan:
             "low": 0 if layer.relu else -128,
             "upper": layer.upper,
             "pipecnn": int(config.arithmetic == "pipecnn"),
+            "stored": conv.stored,
             "conv": conv.tensor,
             "out": out.tensor,
             "slots": slots.ctypes.data,
@@ -200,7 +207,11 @@ class Plan:
             values |= {"pool_pad": layer.pool.pad, "pool_h": ph, "pool_w": pw}
         for name, value in values.items():
             setattr(to, name, value)
-        return Step(layer, kind, conv, out, slots, in_order, (), alive)
+        groups = layer.groups if kind == CONVOLUTION else 1
+        start, shift, added = np.zeros((3, groups, ceil_div(m // groups, BLOCK) * BLOCK), np.int32)
+        to.start, to.shift, to.added = start.ctypes.data, shift.ctypes.data, added.ctypes.data
+        weights, params = (self.memory[name(layer.name)] for name in (memory.weights_name, memory.params_name))
+        return Step(layer, kind, conv, out, slots, in_order, weights, params, start, shift, added, (), alive)
 
     # ---- weights and parameters
 
@@ -217,20 +228,15 @@ class Plan:
         step, to = self.steps[at], self.layers[at]
         if step.weights is weights and step.params is params:
             return
-        layer = step.layer
-        pipecnn = bool(to.pipecnn)
-        bias = np.zeros_like(params.bias) if pipecnn else params.bias
-        start = bias - 128 * weights.sums  # arrays wrap, as accumulators do
-        groups = layer.groups if step.kind == CONVOLUTION else 1
-        step.bound = (
-            np.ascontiguousarray(bias, np.int32),
-            _blocks(start, groups),
-            _blocks(params.shift, groups),
-            _blocks(params.bias if pipecnn else bias, groups),
-        )
-        step.weights, step.params, step.plain = weights, params, plain
-        to.weights, to.plain = weights.weights.ctypes.data, plain.ctypes.data
-        to.bias, to.start, to.shift, to.added = (array.ctypes.data for array in step.bound)
+        groups, per_group = len(step.start), step.layer.out_channels // len(step.start)
+        bias = np.zeros_like(params.bias) if to.pipecnn else params.bias
+        # Arrays wrap, as accumulators do.
+        step.start[:, :per_group] = (bias - 128 * weights.sums).reshape(groups, per_group)
+        step.added[:, :per_group] = params.bias.reshape(groups, per_group)
+        if step.params is None or step.params.shift is not params.shift:
+            step.shift[:, :per_group] = params.shift.reshape(groups, per_group)
+        step.weights, step.params, step.plain, step.bias = weights, params, plain, bias
+        to.weights, to.plain, to.bias = weights.weights.ctypes.data, plain.ctypes.data, bias.ctypes.data
 
     # ---- faults
 
@@ -245,7 +251,7 @@ class Plan:
         if launch.plan is None or launch.plan.empty:
             return 0
         if launch.plan.conditions is not None:
-            self._overclock(launch.plan.conditions.banks(self._config))
+            self._condition(launch.plan.conditions.banks(self._config))
         applied = 0
         by_place = _by_place(launch.plan.images(launch.first_image, launch.batch))
         for position, step, to in zip(launch.positions, self.steps, self.layers, strict=True):
@@ -259,14 +265,16 @@ class Plan:
                 events.count = len(part)
                 applied += _applied(part, site, step)
             outputs = self.batch * step.layer.out_channels * step.pixels
-            if step.in_order and not to.late and to.mac.count > dense_from * outputs:
+            clean = step.late is None or not to.late or step.late.native.partial
+            if step.in_order and clean and to.mac.count > dense_from * outputs:
                 self._order(step, to)
         return applied
 
-    def _overclock(self, banks: Mapping[str, BankMasks]) -> None:
-        """Let all layers run on a clock for which these banks are late."""
+    def _condition(self, banks: Mapping[str, BankMasks]) -> None:
+        """Let all layers run on an accelerator in which these banks are late, or have stuck bits."""
         if not banks:
             return
+        affected = affected_lanes(banks, self._config.lanes)
         for step, to in zip(self.steps, self.layers, strict=True):
             weights, params, plain = step.weights, step.params, step.plain
             assert weights is not None
@@ -280,10 +288,12 @@ class Plan:
                     return self._maps.temporary(layer, channels)
 
                 step.late = LateLayer(layer, self._config, self._kernels, sources, to, step.in_order, temporary)
-            if weights.late is None:
+            if not step.late.select(affected, self.filled):
+                continue
+            if weights.late is None or not np.array_equal(weights.late.rows, step.late.blocks.rows):
                 weights.late = step.late.order(plain)
-            bias = step.bound[0]
-            step.late.bind(weights.late, bias, np.asarray(params.shift), params.bias, banks)
+            assert step.bias is not None
+            step.late.bind(weights.late, step.bias, np.asarray(params.shift), params.bias, banks)
             to.late = ctypes.pointer(step.late.native)
 
     def _order(self, step: Step, to: native.Layer) -> None:
@@ -302,9 +312,16 @@ class _Maps:
     """The feature maps of a launch: where each tensor lies, with which border, and whether images take turns in it."""
 
     def __init__(
-        self, launch: Launch, kernels: Kernels, layers: list[Layer], batched: dict[str, bool], turns: bool
+        self,
+        launch: Launch,
+        kernels: Kernels,
+        layers: list[Layer],
+        batched: dict[str, bool],
+        turns: bool,
+        filled: bool,
     ) -> None:
         self._launch, self._kernels, self._batched, self._turns = launch, kernels, batched, turns
+        self._filled = filled
         self._vec = launch.program.config.vec
         self._maps: dict[str, FeatureMap] = {}
         self._borders: dict[str, tuple[int, int]] = {}
@@ -324,8 +341,11 @@ class _Maps:
         for name in launch.inputs:
             self._maps[name] = self._map(launch.program.tensor_shape(name), self._borders.get(name, (0, 0)), False)
 
-    def _map(self, shape: tuple[int, int, int], border: tuple[int, int], shared: bool) -> FeatureMap:
-        return FeatureMap(self._kernels, self._vec, self._launch.batch, shape, border, shared and self._turns)
+    def _map(
+        self, shape: tuple[int, int, int], border: tuple[int, int], shared: bool, filled: bool = False
+    ) -> FeatureMap:
+        shared &= self._turns
+        return FeatureMap(self._kernels, self._vec, self._launch.batch, shape, border, shared, filled)
 
     def of(self, source: str) -> FeatureMap:
         return self._maps[source]
@@ -343,11 +363,11 @@ class _Maps:
         shared &= all(self._run[reader.name] == self._run[name] for reader in self._readers.get(name, []))
         if not memory.conv_is_separate(layer):
             shared &= memory.conv_name(name) not in written
-        out = self._map(layer.out_shape, self._borders.get(name, (0, 0)), shared)
+        out = self._map(layer.out_shape, self._borders.get(name, (0, 0)), shared, self._filled)
         self._maps[name] = out
         if not memory.conv_is_separate(layer):
             return out, out
-        conv = self._map(layer.conv_shape, (0, 0), here and memory.conv_name(name) not in written)
+        conv = self._map(layer.conv_shape, (0, 0), here and memory.conv_name(name) not in written, self._filled)
         return conv, out
 
 
@@ -383,14 +403,6 @@ def _in_order(slots: npt.NDArray[np.int32], channels: int) -> bool:
     """Whether steps read the input's channels one after the other."""
     places = np.arange(slots.size)
     return bool((slots.reshape(-1) == np.where(places < channels, places, -1)).all())
-
-
-def _blocks(values: npt.NDArray[np.integer], groups: int) -> Int32:
-    """One value per output, each group's filled up to whole blocks."""
-    per_group = len(values) // groups
-    padded = np.zeros((groups, ceil_div(per_group, BLOCK) * BLOCK), np.int32)
-    padded[:, :per_group] = values.reshape(groups, per_group)
-    return padded
 
 
 def _by_place(plan: FaultPlan) -> dict[tuple[int, int], FaultPlan]:

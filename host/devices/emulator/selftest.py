@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from host.devices.emulator.native import VARIABLE, KernelError, Kernels
 from host.devices.reference import ReferenceDevice
+from host.faults.conditions import Conditions, StuckBit
 from host.faults.plan import SITES, FaultPlan
 from host.program.arrangement import steps
 from host.program.layers import INPUT, Layer, Pool
@@ -17,6 +18,15 @@ from hw.config import Config
 
 Int8 = npt.NDArray[np.int8]
 MEMORY = 1 << 22
+STUCK = Conditions(
+    stuck=(
+        StuckBit(3, "accumulator", 9, 1),
+        StuckBit(5, "accumulator", 31, 0),
+        StuckBit(5, "tree_1_0", 16, 1),
+        StuckBit(14, "tree_3_0", 4, 0),
+    )
+)
+"""Some lanes' bits, in accumulators and at both ends of the trees."""
 
 
 def check(kernels: Kernels) -> None:
@@ -36,7 +46,8 @@ def check(kernels: Kernels) -> None:
             device = EmulatorDevice(program.config, memory_bytes=MEMORY, kernels=kernels, dense_from=dense_from)
             runtime = Runtime(program, device)
             for x in _images(program, rng):
-                for plan in (None, _plan(program, rng)):
+                flips = _plan(program, rng)
+                for plan in (None, flips, flips.under(STUCK)):
                     wanted, found = (it.forward(x, plan=plan) for it in (reference, runtime))
                     for layer in program.layers:
                         for right, seen in (

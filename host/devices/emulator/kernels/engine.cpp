@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -74,44 +75,55 @@ uint8_t requantised(const Layer &l, int32_t acc, int32_t shift, int32_t added) {
     return uint8_t(value + ZERO);
 }
 
-// `count` accumulators, at most PANEL * BLOCK, to outputs; `at` is the first one's place in the layer's parameters.
-// Parameters reach to the end of a block, so that whole blocks can be computed.
-void requantise(const Layer &l, const int32_t *acc, int64_t at, int64_t count, uint8_t *to) {
+// Accumulators of some pixels, `count` (at most PANEL * BLOCK) of each, `wide` apart, to outputs; `at` is the first
+// one's place in the layer's parameters. Parameters reach to the end of a block, so that whole blocks can be computed.
+void requantise(const Layer &l, const int32_t *acc, int64_t wide, int64_t pixels, int64_t at, int64_t count,
+                uint8_t *const *to) {
     const int32_t *shift = l.shift + at, *added = l.added + at;
 #if defined(LEVEL_VNNI)
     const __m512i low = _mm512_set1_epi32(int(l.low)), upper = _mm512_set1_epi32(int(l.upper));
     const __m512i one = _mm512_set1_epi32(1);
     for (int64_t i = 0; i < count; i += BLOCK) {
-        const __m512i a = _mm512_loadu_si512(acc + i), s = _mm512_loadu_si512(shift + i);
-        const __m512i half = _mm512_srav_epi32(a, _mm512_sub_epi32(s, one));
-        __m512i v = _mm512_srav_epi32(a, s);
-        v = _mm512_mask_add_epi32(v, _mm512_test_epi32_mask(s, s), v, _mm512_and_si512(half, one));
-        if (l.pipecnn) {
-            const __mmask16 inside = _mm512_cmple_epi32_mask(v, _mm512_set1_epi32(127)) &
-                                     _mm512_cmpge_epi32_mask(v, _mm512_set1_epi32(-128));
-            const __m512i sum = _mm512_add_epi32(v, _mm512_loadu_si512(added + i));
-            v = _mm512_mask_mov_epi32(v, inside, _mm512_srai_epi32(_mm512_slli_epi32(sum, 24), 24));
-        }
-        v = _mm512_min_epi32(_mm512_max_epi32(v, low), upper);
-        const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(v), _mm_set1_epi8(int8_t(ZERO)));
         const int64_t left = count - i;
-        if (left >= BLOCK)
-            _mm_storeu_si128((__m128i *)(to + i), bytes);
-        else
-            _mm_mask_storeu_epi8(to + i, __mmask16((1u << left) - 1), bytes);
+        const __mmask16 some = left >= BLOCK ? 0xFFFF : __mmask16((1u << left) - 1);
+        const __m512i s = _mm512_loadu_si512(shift + i), less = _mm512_sub_epi32(s, one);
+        const __mmask16 shifted = _mm512_test_epi32_mask(s, s);
+        for (int64_t p = 0; p < pixels; p++) {
+            const __m512i a = _mm512_loadu_si512(acc + p * wide + i);
+            const __m512i half = _mm512_and_si512(_mm512_srav_epi32(a, less), one);
+            __m512i v = _mm512_srav_epi32(a, s);
+            v = _mm512_mask_add_epi32(v, shifted, v, half);
+            if (l.pipecnn) {
+                const __mmask16 inside = _mm512_cmple_epi32_mask(v, _mm512_set1_epi32(127)) &
+                                         _mm512_cmpge_epi32_mask(v, _mm512_set1_epi32(-128));
+                const __m512i sum = _mm512_add_epi32(v, _mm512_loadu_si512(added + i));
+                v = _mm512_mask_mov_epi32(v, inside, _mm512_srai_epi32(_mm512_slli_epi32(sum, 24), 24));
+            }
+            v = _mm512_min_epi32(_mm512_max_epi32(v, low), upper);
+            const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(v), _mm_set1_epi8(int8_t(ZERO)));
+            _mm_mask_storeu_epi8(to[p] + i, some, bytes);
+        }
     }
 #else
-    if (l.pipecnn) {
-        for (int64_t i = 0; i < count; i++) to[i] = requantised(l, acc[i], shift[i], added[i]);
-        return;
-    }
     const int32_t low = int32_t(l.low), upper = int32_t(l.upper);
-    for (int64_t i = 0; i < count; i++) {
-        const int32_t s = shift[i], h = s ? s - 1 : 0, one = s ? 1 : 0;
-        const int32_t value = (acc[i] >> s) + ((acc[i] >> h) & one);
-        to[i] = uint8_t(std::min(std::max(value, low), upper) + ZERO);
+    for (int64_t p = 0; p < pixels; p++, acc += wide) {
+        uint8_t *out = to[p];
+        if (l.pipecnn) {
+            for (int64_t i = 0; i < count; i++) out[i] = requantised(l, acc[i], shift[i], added[i]);
+            continue;
+        }
+        for (int64_t i = 0; i < count; i++) {
+            const int32_t s = shift[i], h = s ? s - 1 : 0, one = s ? 1 : 0;
+            const int32_t value = (acc[i] >> s) + ((acc[i] >> h) & one);
+            out[i] = uint8_t(std::min(std::max(value, low), upper) + ZERO);
+        }
     }
 #endif
+}
+
+// Those of one pixel.
+void requantise(const Layer &l, const int32_t *acc, int64_t at, int64_t count, uint8_t *to) {
+    requantise(l, acc, 0, 1, at, count, &to);
 }
 
 // ---- what is read
@@ -137,15 +149,18 @@ void gather(const Tensor &into, const Tensor *sources, const Run *runs, int64_t 
 struct Walker {
     const Layer &l;
     int64_t image, y, x;
-    Walker(const Layer &layer, int64_t first) : l(layer), image(first), y(0), x(0) {}
+    const uint8_t *window;
+    uint8_t *output;
+    Walker(const Layer &layer, int64_t first) : l(layer), image(first), y(0), x(0) { place(); }
     void next() {
+        window += l.stride_x * l.x.pixel, output += l.conv.pixel;
         if (++x == l.out_w) {
             x = 0;
             if (++y == l.out_h) y = 0, image++;
+            place();
         }
     }
-    const uint8_t *window() const { return window_of(l, image, y, x); }
-    uint8_t *output() const { return pixel_of(l.conv, image, y, x); }
+    void place() { window = window_of(l, image, y, x), output = pixel_of(l.conv, image, y, x); }
 };
 
 void convolve(const Layer &l, int64_t first, int64_t end) {
@@ -169,9 +184,9 @@ void convolve(const Layer &l, int64_t first, int64_t end) {
             for (int64_t p = 0; p < pixels; p += together) {
                 const int64_t here = std::min(together, pixels - p);
                 for (int64_t i = 0; i < here; i++, walker.next()) {
-                    windows[i] = walker.window() + g * group_in;
-                    outputs[i] = walker.output() + g * group_out + m;
-                    std::memcpy(acc + i * wide, start, wide * sizeof(int32_t));
+                    windows[i] = walker.window + g * group_in;
+                    outputs[i] = walker.output + g * group_out + m;
+                    for (int64_t b = 0; b < wide; b += BLOCK) std::memcpy(acc + i * wide + b, start + b, BLOCK * sizeof(int32_t));
                 }
                 for (int64_t q = 0; q < l.quads; q += depth)
                     for (int64_t i = 0; i < here; i += most) {
@@ -179,8 +194,7 @@ void convolve(const Layer &l, int64_t first, int64_t end) {
                         tile_of(n, blocks)(windows + i, l.offsets, q, std::min(q + depth, l.quads), weights,
                                            acc + i * wide);
                     }
-                for (int64_t i = 0; i < here; i++)
-                    requantise(l, acc + i * wide, g * padded + m, count, outputs[i]);
+                requantise(l, acc, wide, here, g * padded + m, count, outputs);
             }
         }
 }
@@ -192,7 +206,7 @@ void depthwise(const Layer &l, int64_t first, int64_t end) {
     int32_t *acc = sums.data();
     for (Walker walker(l, first); walker.image < end; walker.next()) {
         std::memcpy(acc, l.start, m * sizeof(int32_t));
-        const uint8_t *window = walker.window();
+        const uint8_t *window = walker.window;
         const int8_t *w = l.weights;
         for (int64_t ky = 0; ky < l.kernel_h; ky++)
             for (int64_t kx = 0; kx < l.kernel_w; kx++, w += m) {
@@ -200,7 +214,7 @@ void depthwise(const Layer &l, int64_t first, int64_t end) {
                 for (int64_t c = 0; c < m; c++)
                     acc[c] = int32_t(uint32_t(acc[c]) + uint32_t(int32_t(x[c]) * int32_t(w[c])));
             }
-        uint8_t *to = walker.output();
+        uint8_t *to = walker.output;
         for (int64_t c = 0; c < m; c += PANEL * BLOCK)
             requantise(l, acc + c, c, std::min<int64_t>(PANEL * BLOCK, m - c), to + c);
     }
@@ -209,9 +223,9 @@ void depthwise(const Layer &l, int64_t first, int64_t end) {
 void add(const Layer &l, int64_t first, int64_t end) {
     alignas(64) int32_t acc[PANEL * BLOCK];
     for (Walker walker(l, first); walker.image < end; walker.next()) {
-        const uint8_t *a = walker.window();
+        const uint8_t *a = walker.window;
         const uint8_t *b = pixel_of(l.second, walker.image, walker.y, walker.x);
-        uint8_t *to = walker.output();
+        uint8_t *to = walker.output;
         for (int64_t c = 0; c < l.outputs; c += PANEL * BLOCK) {
             const int64_t count = std::min<int64_t>(PANEL * BLOCK, l.outputs - c);
             const int8_t *wa = l.weights + c, *wb = l.weights + l.outputs + c;
@@ -225,22 +239,37 @@ void add(const Layer &l, int64_t first, int64_t end) {
 
 // ---- pooling
 
+// Of W bytes at pixels first to end - 1 of a row.
+template <int W> inline void highest_of(const uint8_t *row, int64_t pixel, int64_t first, int64_t end, uint8_t *to) {
+    uint8_t found[W];
+    std::memcpy(found, row + first * pixel, W);
+    for (int64_t x = first + 1; x < end; x++)
+        for (int i = 0; i < W; i++) found[i] = std::max(found[i], row[x * pixel + i]);
+    std::memcpy(to, found, W);
+}
+
 void pool(const Layer &l, int64_t image) {
     // Value + 128 is ordered as the value is, and -infinity is 0 or, since every window holds a pixel, anything.
-    const int64_t m = l.outputs;
+    static thread_local std::vector<uint8_t> highest;
+    const int64_t pixel = l.conv.pixel, row = l.out_w * pixel;
+    highest.resize(row);
+    uint8_t *__restrict most = highest.data();
     for (int64_t y = 0; y < l.pool_h; y++) {
+        // Of each column first, all channels alike, then of each window.
         const int64_t top = y * l.pool_stride - l.pool_pad;
         const int64_t y0 = std::max<int64_t>(top, 0), y1 = std::min(top + l.pool_kernel, l.out_h);
+        std::memcpy(most, pixel_of(l.conv, image, y0, 0), row);
+        for (int64_t v = y0 + 1; v < y1; v++) {
+            const uint8_t *__restrict from = pixel_of(l.conv, image, v, 0);
+            for (int64_t c = 0; c < row; c++) most[c] = std::max(most[c], from[c]);
+        }
         for (int64_t x = 0; x < l.pool_w; x++) {
             const int64_t left = x * l.pool_stride - l.pool_pad;
             const int64_t x0 = std::max<int64_t>(left, 0), x1 = std::min(left + l.pool_kernel, l.out_w);
-            uint8_t *__restrict to = pixel_of(l.out, image, y, x);
-            std::memcpy(to, pixel_of(l.conv, image, y0, x0), m);
-            for (int64_t v = y0; v < y1; v++)
-                for (int64_t u = x0; u < x1; u++) {
-                    const uint8_t *from = pixel_of(l.conv, image, v, u);
-                    for (int64_t c = 0; c < m; c++) to[c] = std::max(to[c], from[c]);
-                }
+            uint8_t *to = pixel_of(l.out, image, y, x);
+            int64_t c = 0;
+            for (; c + 16 <= l.stored; c += 16) highest_of<16>(most + c, pixel, x0, x1, to + c);
+            for (; c < l.stored; c += 4) highest_of<4>(most + c, pixel, x0, x1, to + c);
         }
     }
 }
@@ -381,8 +410,8 @@ void stepwise(const Layer &l, int64_t first, int64_t end) {
         for (int64_t p = 0; p < pixels; p += most) {
             const int here = int(std::min<int64_t>(most, pixels - p));
             for (int i = 0; i < here; i++, walker.next()) {
-                windows[i] = walker.window();
-                outputs[i] = walker.output() + m;
+                windows[i] = walker.window;
+                outputs[i] = walker.output + m;
                 // Until a step's sum of weights is taken off, an accumulator is too large by 128 times that.
                 for (int j = 0; j < wide; j++) acc[i * wide + j] = m + j < l.outputs ? l.bias[m + j] : 0;
             }
@@ -412,7 +441,7 @@ void stepwise(const Layer &l, int64_t first, int64_t end) {
     }
 }
 
-// ---- late operand bits
+// ---- late operand bits and stuck bits
 
 typedef uint32_t Words __attribute__((vector_size(64)));  // one word of each of 16 lanes
 
@@ -434,6 +463,9 @@ inline Words with(Words total, Words sum, Words outputs) {
 inline Words see(Words now, Words before, Words seen) { return (now & seen) | (before & ~seen); }
 inline Words with(Words total, Words sum, Words outputs) { return total | (sum & outputs); }
 #endif
+
+// What a register with stuck bits takes.
+inline Words held(Words value, Words keep, Words set) { return (value & keep) | set; }
 
 // The sum of a step's products; `less` is what features counted as value + 128 give too much, negated.
 inline Words step_sum(const uint8_t *window, const int32_t *offsets, const int8_t *weights, int64_t stride,
@@ -459,7 +491,7 @@ struct Tree {
     Words a[16], s[16];
 };
 
-// The sum of a step's products where operand bits of the tree may be late.
+// The sum of a step's products where operand bits of the tree may be late, or bits of its registers stuck.
 Words tree_sum(const Layer &l, const Late &late, int64_t block, const uint8_t *window, const int32_t *offsets,
                const int8_t *weights, int64_t stride, Tree &tree) {
     typedef int32_t Signed __attribute__((vector_size(64)));
@@ -474,13 +506,15 @@ Words tree_sum(const Layer &l, const Late &late, int64_t block, const uint8_t *w
         for (int64_t i = 0; i < width / 2; i++, adder++) {
             const Words a = level[2 * i], s = level[2 * i + 1];
             const Adder &bank = late.adders[adder];
-            if (bank.groups) {
+            if (bank.sign) {
                 Words total = {};
+                if (!bank.groups) total = a + s;
                 const uint32_t *masks = bank.masks + block * bank.groups * 3 * BLOCK;
                 for (int64_t g = 0; g < bank.groups; g++, masks += 3 * BLOCK)
                     total = with(total,
                                  see(a, tree.a[adder], words_at(masks)) + see(s, tree.s[adder], words_at(masks + BLOCK)),
                                  words_at(masks + 2 * BLOCK));
+                total = held(total, words_at(bank.keep + block * BLOCK), words_at(bank.set + block * BLOCK));
                 const Words sign = words_at(bank.sign + block * BLOCK);
                 level[i] = (total ^ sign) - sign;
                 tree.a[adder] = a, tree.s[adder] = s;
@@ -505,8 +539,9 @@ template <int R> struct Rows {
     Tree *trees;
 };
 
-// Steps first to end - 1 of one output of each row. G: groups, or 0 if only known at run time; TREE: some may be late.
-template <int R, int G, bool TREE>
+// Steps first to end - 1 of one output of each row. G: groups, or 0 if only known at run time; TREE: some of its bits
+// may be late or stuck; STUCK: some of the accumulators' are.
+template <int R, int G, bool TREE, bool STUCK>
 void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int64_t end, Rows<R> &rows) {
     const int64_t steps = steps_of(l), quads = l.vec / 4, groups = G ? G : late.groups;
     const int64_t panel = block / PANEL * PANEL, stride = std::min<int64_t>(PANEL, late.blocks - panel) * 64;
@@ -514,6 +549,8 @@ void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int
     const int32_t *less = late.sums + block * steps * BLOCK;
     const uint32_t *masks = late.masks + block * groups * 5 * BLOCK;
     const Words bias = words_at(late.start + block * BLOCK), zero = {}, ones = ~zero;
+    const Words keep = STUCK ? words_at(late.keep + block * BLOCK) : ones;
+    const Words set = STUCK ? words_at(late.set + block * BLOCK) : zero;
     // Local, for the compiler to keep them in registers.
     Words running[R], before_a[R], before_s[R];
     for (int r = 0; r < R; r++)
@@ -529,7 +566,10 @@ void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int
             total[r] = zero;
         }
         if (!groups) {
-            for (int r = 0; r < R; r++) running[r] = (step ? running[r] : bias) + sum[r];
+            for (int r = 0; r < R; r++) {
+                running[r] = (step ? running[r] : bias) + sum[r];
+                if (STUCK) running[r] = held(running[r], keep, set);
+            }
             continue;
         }
         const uint32_t *m = masks;
@@ -553,19 +593,22 @@ void advance(const Layer &l, const Late &late, int64_t block, int64_t first, int
             }
             rows.before_bias = bias, rows.before_select = select;
         }
-        for (int r = 0; r < R; r++) before_a[r] = running[r], before_s[r] = sum[r], running[r] = total[r];
+        for (int r = 0; r < R; r++) {
+            before_a[r] = running[r], before_s[r] = sum[r];
+            running[r] = STUCK ? held(total[r], keep, set) : total[r];
+        }
     }
     for (int r = 0; r < R; r++)
         rows.running[r] = running[r], rows.before_a[r] = before_a[r], rows.before_s[r] = before_s[r];
 }
 
-template <int R> auto advance_of(const Late &late) {
-    if (late.adders) return advance<R, 0, true>;
+template <int R, bool STUCK> auto advance_of(const Late &late) {
+    if (late.adders) return advance<R, 0, true, STUCK>;
     switch (late.groups) {
-    case 1: return advance<R, 1, false>;
-    case 2: return advance<R, 2, false>;
-    case 3: return advance<R, 3, false>;
-    default: return advance<R, 0, false>;
+    case 1: return advance<R, 1, false, STUCK>;
+    case 2: return advance<R, 2, false, STUCK>;
+    case 3: return advance<R, 3, false, STUCK>;
+    default: return advance<R, 0, false, STUCK>;
     }
 }
 
@@ -574,7 +617,8 @@ template <int R>
 void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, int64_t row, const LateFlip *flip,
                const LateFlip *stop) {
     const int64_t steps = steps_of(l);
-    const auto go = advance_of<R>(late);
+    const auto go = late.keep ? advance_of<R, true>(late) : advance_of<R, false>(late);
+    const int32_t *outputs = late.rows + block * BLOCK;
     static thread_local std::vector<Tree> trees;
     trees.assign(late.adders ? R : 0, Tree());
     Rows<R> rows = {};
@@ -595,6 +639,10 @@ void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, i
             uint32_t lanes[BLOCK];
             std::memcpy(lanes, &rows.running[flip->row - row], sizeof lanes);
             lanes[flip->lane] ^= flip->mask;
+            if (late.keep) {
+                const int64_t at = block * BLOCK + flip->lane;
+                lanes[flip->lane] = (lanes[flip->lane] & late.keep[at]) | late.set[at];
+            }
             rows.running[flip->row - row] = words_at(lanes);
         }
         if (done < steps) go(l, late, block, done, steps, rows);
@@ -602,13 +650,20 @@ void late_rows(const Layer &l, const Late &late, int64_t block, int64_t image, i
             int32_t acc[BLOCK];
             std::memcpy(acc, &rows.running[r], sizeof acc);
             const int64_t y = row + r;
-            requantise(own, acc, block * BLOCK, late.count[block],
-                       pixel_of(l.conv, image + y / l.out_h, y % l.out_h, x) + late.channel[block]);
+            uint8_t *to = pixel_of(l.conv, image + y / l.out_h, y % l.out_h, x);
+            if (late.count[block]) {
+                requantise(own, acc, block * BLOCK, late.count[block], to + late.channel[block]);
+                continue;
+            }
+            uint8_t made[BLOCK];
+            requantise(own, acc, block * BLOCK, BLOCK, made);
+            for (int i = 0; i < BLOCK; i++)
+                if (outputs[i] >= 0) to[outputs[i]] = made[i];
         }
     }
 }
 
-void overclocked(const Layer &l, int64_t first, int64_t end) {
+void conditioned(const Layer &l, int64_t first, int64_t end) {
     constexpr int TOGETHER = 4;
     const Late &late = *l.late;
     if (late.run_count)
@@ -619,9 +674,10 @@ void overclocked(const Layer &l, int64_t first, int64_t end) {
     const auto [from, to] = range(l.mac, first, end);
     for (int64_t e = from; e < to; e++) {
         const int64_t output = l.mac.output[e], m = output / (l.out_h * l.out_w);
-        const int64_t block = std::upper_bound(late.channel, late.channel + late.blocks, m) - late.channel - 1;
+        const int32_t place = late.place[m];
+        if (place < 0) continue;
         const int64_t row = (l.mac.image[e] - first) * l.out_h + output / l.out_w % l.out_h;
-        flips.push_back({block, row, output % l.out_w * steps + l.mac.step[e], int32_t(m - late.channel[block]),
+        flips.push_back({place / BLOCK, row, output % l.out_w * steps + l.mac.step[e], place % BLOCK,
                          uint32_t(1) << l.mac.bit[e]});
     }
     // Rows that are computed together meet their flips in the order of time.
@@ -660,8 +716,8 @@ void flip_features(const Layer &l, int64_t first, int64_t end) {
 void compute(const Layer &l, int64_t first, int64_t end) {
     if (l.run_count)
         for (int64_t image = first; image < end; image++) gather(l.x, l.sources, l.runs, l.run_count, l, image);
-    if (l.late) {
-        overclocked(l, first, end);
+    if (l.late && !l.late->partial) {
+        // All are computed below.
     } else if (l.mac.count && l.ordered) {
         stepwise(l, first, end);
     } else {
@@ -673,9 +729,53 @@ void compute(const Layer &l, int64_t first, int64_t end) {
             convolve(l, first, end);
         if (l.mac.count) walk(l, first, end);
     }
+    if (l.late) conditioned(l, first, end);
     if (l.pool_kernel)
         for (int64_t image = first; image < end; image++) pool(l, image);
     if (l.feature.count) flip_features(l, first, end);
+}
+
+// ---- backwards
+
+// Rows of gradients of pooled pairs, 2 x 2 values each, that do not overlap: each to the first largest of its four.
+void quarter(const int8_t *__restrict top, const int8_t *__restrict bottom, const float *__restrict grad, int64_t count,
+             int low, int upper, float *__restrict over, float *__restrict under) {
+    int64_t x = 0;
+#if defined(LEVEL_VNNI)
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    const __m256i least = _mm256_set1_epi16(int16_t(low)), limit = _mm256_set1_epi16(int16_t(upper));
+    for (; x < count; x += BLOCK) {
+        // Each 16 bits of a row are the two values of one window.
+        const int64_t left = std::min<int64_t>(BLOCK, count - x);
+        const __mmask16 some = __mmask16((1u << left) - 1);
+        const __mmask16 front = __mmask16(left >= 8 ? 0xFFFF : (1u << 2 * left) - 1);
+        const __mmask16 back = __mmask16(left <= 8 ? 0 : (1u << (2 * left - 16)) - 1);
+        const __m256i upside = _mm256_maskz_loadu_epi16(some, top + 2 * x), down = _mm256_maskz_loadu_epi16(some, bottom + 2 * x);
+        const __m256i a = _mm256_srai_epi16(_mm256_slli_epi16(upside, 8), 8), b = _mm256_srai_epi16(upside, 8);
+        const __m256i c = _mm256_srai_epi16(_mm256_slli_epi16(down, 8), 8), d = _mm256_srai_epi16(down, 8);
+        const __m256i above = _mm256_max_epi16(a, b), most = _mm256_max_epi16(above, _mm256_max_epi16(c, d));
+        const __mmask16 passes = _mm256_cmpgt_epi16_mask(most, least) & _mm256_cmplt_epi16_mask(most, limit);
+        const __m512 passed = _mm512_maskz_add_ps(passes, _mm512_maskz_loadu_ps(some, grad + x), _mm512_setzero_ps());
+        const __mmask16 is_a = _mm256_cmpeq_epi16_mask(a, most), is_b = _mm256_cmpeq_epi16_mask(b, most) & ~is_a;
+        const __mmask16 is_c = _mm256_cmpeq_epi16_mask(c, most) & ~is_a & ~is_b, is_d = ~(is_a | is_b | is_c);
+        const __m512 at_a = _mm512_maskz_mov_ps(is_a, passed), at_b = _mm512_maskz_mov_ps(is_b, passed);
+        const __m512 at_c = _mm512_maskz_mov_ps(is_c, passed), at_d = _mm512_maskz_mov_ps(is_d, passed);
+        _mm512_mask_storeu_ps(over + 2 * x, front, _mm512_permutex2var_ps(at_a, first, at_b));
+        _mm512_mask_storeu_ps(over + 2 * x + BLOCK, back, _mm512_permutex2var_ps(at_a, second, at_b));
+        _mm512_mask_storeu_ps(under + 2 * x, front, _mm512_permutex2var_ps(at_c, first, at_d));
+        _mm512_mask_storeu_ps(under + 2 * x + BLOCK, back, _mm512_permutex2var_ps(at_c, second, at_d));
+    }
+#endif
+    for (; x < count; x++) {
+        const int a = top[2 * x], b = top[2 * x + 1], c = bottom[2 * x], d = bottom[2 * x + 1];
+        const int above = std::max(a, b), below = std::max(c, d), most = std::max(above, below);
+        const float passed = (most > low) & (most < upper) ? 0.0f + grad[x] : 0.0f;
+        over[2 * x] = a == most ? passed : 0.0f;
+        over[2 * x + 1] = (a < b) & (b == most) ? passed : 0.0f;
+        under[2 * x] = (above < c) & (c == most) ? passed : 0.0f;
+        under[2 * x + 1] = (above < d) & (c < d) ? passed : 0.0f;
+    }
 }
 
 }  // namespace
@@ -783,14 +883,42 @@ void NAMED(store)(const Tensor *from, int64_t images, int64_t channels, int64_t 
 int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const double *scale, int8_t *to) {
     int infinite = 0;
     for (int64_t r = 0; r < rows; r++, from += length, to += length) {
-        const double s = scale[r];
-        for (int64_t i = 0; i < length; i++) {
-            const double scaled = double(from[i]) * s + 0.5;
-            infinite |= !(scaled - scaled == 0);
-            // Truncation is the floor of what is not negative.
-            const double kept = std::min(std::max(scaled, -128.0), 127.5) + 128.0;
-            to[i] = int8_t(int32_t(kept) - 128);
+        if (scale[r] < 0x1p-100 || scale[r] > 0x1p100) {
+            for (int64_t i = 0; i < length; i++) {
+                const double scaled = double(from[i]) * scale[r] + 0.5;
+                infinite |= !(scaled - scaled == 0);
+                // Truncation is the floor of what is not negative.
+                const double kept = std::min(std::max(scaled, -128.0), 127.5) + 128.0;
+                to[i] = int8_t(int32_t(kept) - 128);
+            }
+            continue;
         }
+        const float s = float(scale[r]);
+        for (int64_t i = 0; i < length; i++) {
+            infinite |= !(from[i] - from[i] == 0);
+            const float scaled = std::min(std::max(from[i] * s, -129.0f), 128.0f);
+            // Adding a half would round; what lies above the integer below is exact.
+            const int32_t whole = int32_t(scaled), below = whole - (scaled < float(whole));
+            const int32_t value = below + (scaled - float(below) >= 0.5f);
+            to[i] = int8_t(std::min(std::max(value, -128), 127));
+        }
+    }
+    return !infinite;
+}
+
+// Integers at a scale to floats.
+void NAMED(dequantise)(const int8_t *from, int64_t count, float scale, float *to) {
+    for (int64_t i = 0; i < count; i++) to[i] = float(from[i]) * scale;
+}
+
+// The same as `quantise`, of a layer's weights, and its biases at scales of their own to 32 bits, saturating.
+int NAMED(quantise_layer)(const float *weights, int64_t rows, int64_t length, const double *scale, int8_t *to,
+                          const float *biases, const double *bias_scale, int32_t *biases_to) {
+    int infinite = !NAMED(quantise)(weights, rows, length, scale, to);
+    for (int64_t r = 0; r < rows; r++) {
+        const double scaled = std::floor(double(biases[r]) * bias_scale[r] + 0.5);
+        infinite |= !(biases[r] - biases[r] == 0);
+        biases_to[r] = int32_t(std::min(std::max(scaled, -2147483648.0), 2147483647.0));
     }
     return !infinite;
 }
@@ -799,7 +927,15 @@ int NAMED(quantise)(const float *from, int64_t rows, int64_t length, const doubl
 // each goes to the first largest value of its window, if that lies between the bounds.
 void NAMED(unpool)(const int8_t *values, const float *grad, int64_t planes, int64_t in_h, int64_t in_w, int64_t kernel,
                    int64_t stride, int64_t pad, int64_t out_h, int64_t out_w, int64_t low, int64_t upper, float *to) {
-    std::memset(to, 0, planes * in_h * in_w * sizeof(float));
+    const bool quarters = kernel == 2 && stride == 2 && !pad && 2 * out_h <= in_h && 2 * out_w <= in_w;
+    if (!quarters || 2 * out_h < in_h || 2 * out_w < in_w) std::memset(to, 0, planes * in_h * in_w * sizeof(float));
+    if (quarters) {
+        for (int64_t p = 0; p < planes; p++, values += in_h * in_w, to += in_h * in_w)
+            for (int64_t y = 0; y < out_h; y++, grad += out_w)
+                quarter(values + 2 * y * in_w, values + (2 * y + 1) * in_w, grad, out_w, int(low), int(upper),
+                        to + 2 * y * in_w, to + (2 * y + 1) * in_w);
+        return;
+    }
     for (int64_t p = 0; p < planes; p++, values += in_h * in_w, to += in_h * in_w)
         for (int64_t y = 0; y < out_h; y++) {
             const int64_t top = y * stride - pad;
@@ -814,5 +950,11 @@ void NAMED(unpool)(const int8_t *values, const float *grad, int64_t planes, int6
                 if (values[chosen] > low && values[chosen] < upper) to[chosen] += *grad;
             }
         }
+}
+
+// Gradient that passes where a value lies between the bounds, with a product's bits elsewhere.
+void NAMED(pass)(const int8_t *values, const float *grad, int64_t count, int64_t low, int64_t upper, float *to) {
+    const int32_t least = int32_t(low), most = int32_t(upper);
+    for (int64_t i = 0; i < count; i++) to[i] = grad[i] * float(int32_t(values[i] > least) & int32_t(values[i] < most));
 }
 }

@@ -28,20 +28,25 @@ struct Run {
     int64_t source, from, to, count;
 };
 
-// One two-operand adder of the lanes' trees whose operand bits may be late.
+// One two-operand adder of the lanes' trees whose operand bits may be late, and whose output bits may be stuck.
 struct Adder {
     int64_t groups;         // of output bits with equal masks; 0: in time
     const uint32_t *masks;  // [block][group][a, s, outputs][16]
-    const uint32_t *sign;   // [block][16]: the highest bit
+    const uint32_t *sign;   // [block][16]: the highest bit; none: in time, and nothing is stuck
+    const uint32_t *keep, *set;  // [block][16]: the register takes `value & keep | set`; `keep` has no bits above it
 };
 
-// A layer under a clock that some operand bits miss. Outputs are in blocks of 16 that read the same planes.
+// Outputs of a layer whose lanes miss the clock with some operand bits, or have stuck bits. They are in blocks of 16
+// that read the same planes.
 struct Late {
+    int64_t partial;  // the layer has others, which are computed as ever
     Tensor x;  // the planes that steps read; with runs, it is filled from the sources first
     const Tensor *sources;
     const Run *runs;
     int64_t run_count, blocks;
-    const int64_t *channel, *count;  // first output of each block, and how many
+    const int64_t *channel, *count;  // first output of each block, and how many; 0: they do not follow each other
+    const int32_t *rows;             // [block][16]: the output, or -1
+    const int32_t *place;            // of each output: its place in `rows`, or -1
     const int64_t *plane;            // the first plane that each reads, in bytes
     const int32_t *offsets;          // of each quad, in the order of steps
     const int8_t *weights;           // as `ordered`
@@ -49,7 +54,8 @@ struct Late {
     const int32_t *start, *shift, *added;  // [block][16]
     int64_t groups;                  // of the accumulators; 0: in time
     const uint32_t *masks;           // [block][group][a, s, outputs, bias, select][16]
-    const Adder *adders;             // of the tree, level by level; none: all in time
+    const uint32_t *keep, *set;      // of the accumulators, as an adder's; none: nothing is stuck
+    const Adder *adders;             // of the tree, level by level; none: all in time, and nothing is stuck
 };
 
 struct Layer {
@@ -68,6 +74,7 @@ struct Layer {
     const int32_t *start;    // accumulators' first value, with the features' + 128 taken off
     const int32_t *shift, *added;
     int64_t low, upper, pipecnn;
+    int64_t stored;          // channels that are pooled: those that only fill up a word of memory, too
     Tensor conv;
     // Max pooling; kernel 0: none, and `out` is `conv`.
     int64_t pool_kernel, pool_stride, pool_pad, pool_h, pool_w;

@@ -190,6 +190,36 @@ def test_quantising_is_the_contracts(kernels: Kernels, values: list[float], frac
     assert np.array_equal(kernels.quantise(x, frac), quantisation.quantise(x, frac[:, None]))
 
 
+@pytest.mark.parametrize("frac", [-120, -30, 0, 7, 60, 120, 149])
+def test_floats_are_the_contracts(kernels: Kernels, frac: int) -> None:
+    every = np.arange(-128, 128, dtype=np.int8).reshape(4, 64)
+    with EmulatorDevice(CONFIG, memory_bytes=MEMORY, kernels=kernels) as device:
+        found = device.dequantise(every, frac)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, ReferenceDevice(CONFIG, memory_bytes=MEMORY).dequantise(every, frac))
+
+
+@settings(deadline=None, max_examples=40)
+@given(fracs=st.lists(st.integers(-30, 40), min_size=1, max_size=9), seed=st.integers(0, 1 << 30))
+def test_a_layers_integers_are_the_contracts(kernels: Kernels, fracs: list[int], seed: int) -> None:
+    rng, frac = np.random.default_rng(seed), np.array(fracs)
+    # Values around the ends of the range, ties among them.
+    weight = np.ldexp(rng.integers(-600, 600, (len(fracs), 37)) / 4, -frac[:, None]).astype(np.float32)
+    bias = np.ldexp(rng.uniform(-1.5, 1.5, len(fracs)) * 2.0**31, -frac - 3).astype(np.float32)
+    found = kernels.quantise_layer(weight, np.ldexp(1.0, frac), bias, np.ldexp(1.0, frac + 3))
+    assert found is not None
+    assert np.array_equal(found[0], quantisation.quantise(weight, frac[:, None]))
+    assert np.array_equal(found[1], quantisation.quantise_bias(bias, frac + 3))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_a_layers_integers_are_refused_where_a_value_is_not_finite(kernels: Kernels, bad: float, where: str) -> None:
+    values = {"weight": np.zeros((3, 50), np.float32), "bias": np.zeros(3, np.float32)}
+    values[where].reshape(-1)[2] = bad
+    assert kernels.quantise_layer(values["weight"], np.ones(3), values["bias"], np.ones(3)) is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_quantising_says_what_is_not_finite(kernels: Kernels, bad: float) -> None:
     x = np.zeros((3, 50), np.float32)
@@ -199,7 +229,7 @@ def test_quantising_says_what_is_not_finite(kernels: Kernels, bad: float) -> Non
 
 @settings(deadline=None, max_examples=40)
 @given(
-    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 75)),
     kernel=st.integers(2, 3),
     stride=st.integers(1, 3),
     pad=st.integers(0, 1),
@@ -227,3 +257,15 @@ def test_going_backwards_through_pooling_gives_the_bits_of_the_trainings_own_way
     recorded = Recorded(conv, conv, np.zeros(shape, np.int8))
     wanted = through_activation(torch.from_numpy(grad), recorded, plain)
     assert np.array_equal(kernels.unpool(conv, grad, pool, low, upper), wanted.numpy())
+
+
+@pytest.mark.parametrize("low", [0, -128])
+def test_going_backwards_where_nothing_was_pooled_gives_the_bits_of_a_product(kernels: Kernels, low: int) -> None:
+    values = np.arange(-128, 128, dtype=np.int8).reshape(1, 2, 4, 32)
+    grad = np.random.default_rng(1).standard_normal(values.shape).astype(np.float32)
+    grad[0, 0, 0, :4] = np.inf, -np.inf, np.nan, -0.0
+    plain = Geometry(False, (1, 1), (0, 0), low == 0, None, (2, 4, 32), 0, 0, upper=100)
+    wanted = through_activation(torch.from_numpy(grad), Recorded(values, values, values), plain).numpy()
+    found = kernels.unpool(values, grad, None, low, 100)
+    assert np.isnan(found).any()
+    assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))

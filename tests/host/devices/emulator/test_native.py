@@ -46,10 +46,11 @@ def test_sound_kernels_pass(tmp_path: Path) -> None:
         ),
         ("engine.cpp", "((acc >> (shift - 1)) & 1)", "0"),
         ("engine.cpp", "value = (acc[i] >> s) + ((acc[i] >> h) & one);", "value = (acc[i] >> s) + 0 * h * one;"),
-        ("engine.cpp", "to[c] = std::max(to[c], from[c]);", "to[c] = from[c];"),
+        ("engine.cpp", "most[c] = std::max(most[c], from[c]);", "most[c] = from[c];"),
+        ("engine.cpp", "found[i] = std::max(found[i], row[x * pixel + i]);", "found[i] = row[x * pixel + i];"),
         ("engine.cpp", "acc ^= uint32_t(1) << l.mac.bit[e];", "acc += uint32_t(1) << l.mac.bit[e];"),
     ],
-    ids=["saturating", "faulted rounding", "rounding", "pooling", "flips"],
+    ids=["saturating", "faulted rounding", "rounding", "pooling columns", "pooling rows", "flips"],
 )  # fmt: skip
 def test_a_broken_kernel_is_caught(tmp_path: Path, file: str, old: str, new: str) -> None:
     with pytest.raises(KernelError, match="do not compute exactly"):
