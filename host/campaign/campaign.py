@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -384,10 +383,9 @@ class _Tally:
         return self._counted
 
 
-def clear(folder: Path) -> None:
-    """Throw away the campaign that a folder holds, if it holds one."""
-    if (folder / STORE).exists():
-        shutil.rmtree(folder)
+def started(folder: Path) -> bool:
+    """Whether a folder holds a campaign, finished or not."""
+    return (folder / STORE).exists()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from host.cli.app import DataDir, app, console, errors
-from host.cli.study import Out, Restart, interruptible, show_table
+from host.cli.study import Out, Restart, interruptible, open_folder, show_table
 
 campaign_app = typer.Typer(help="Fault campaigns: many trials, sound statistics.", no_args_is_help=True)
 app.add_typer(campaign_app, name="campaign")
@@ -152,8 +152,7 @@ def run(
     from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
 
     folder = out / name
-    if restart:
-        module.clear(folder)
+    open_folder(folder, module.started, restart=restart, goes_on=True)
     settings = _settings(
         folder, net=net, weights=weights, arms=arm, sites=site, layers=layers, rate=rate, per=per, mhz=mhz,
         placement=placement, table=table, stuck=stuck, images=images, test_images=test_images, photos=photos, seed=seed,
@@ -173,7 +172,7 @@ def run(
     with interruptible():
         campaign = settings.campaign(data_dir)
         errors.print(f"device: {campaign.computed_by()}", highlight=False, soft_wrap=True)
-        if not (folder / module.STORE).exists():
+        if not module.started(folder):
             settings.save(folder)
         with Progress(*columns, console=errors) as progress:
             task = progress.add_task("trials", total=None, note="starting workers")
@@ -226,7 +225,12 @@ def replay_command(
     image: Annotated[
         int | None, typer.Option(min=0, help="Position in the trial.  [default: where the fault did most]")
     ] = None,
-    waves: Annotated[bool, typer.Option("--waves", help="Write waveforms (FST), with and without the fault.")] = False,
+    waves: Annotated[
+        bool, typer.Option("--waves", help="Write waveforms (FST), with and without the fault, and show them.")
+    ] = False,
+    opened: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open GTKWave at the fault, where there is one, and a display.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Run one trial's fault on the RTL: when it happens, and how it spreads from stage to stage and layer to layer."""
@@ -237,14 +241,19 @@ def replay_command(
         found = replay.replay(folder, trial, arm=arm, position=image, waves=folder / "waves" if waves else None)
     view = waveform.write_view(found) if found.waves else None
     if as_json:
-        print(json.dumps({**found.as_dict(), "view": None if view is None else str(view)}))
+        shown = None if view is None else waveform.command(view)
+        print(json.dumps({**found.as_dict(), "view": None if view is None else str(view), "command": shown}))
         return
     for line in found.lines():
         console.print(line, highlight=False, markup=False)
     for path in found.waves:
         console.print(f"waveform: {path}", highlight=False, soft_wrap=True)
     if view is not None:
-        console.print(f"at the cycle of the fault: gtkwave {view}", highlight=False, soft_wrap=True)
+        console.print(f"at the cycle of the fault: {waveform.command(view)}", highlight=False, soft_wrap=True)
+        if opened:
+            console.print(waveform.show(view), highlight=False, soft_wrap=True)
+    elif waves:
+        console.print("there is no fault in the waveform to be shown", highlight=False)
 
 
 def _files(files: list[Path]) -> None:
