@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from host.campaign import report
@@ -85,6 +87,20 @@ def test_every_stuck_bit_comes_once() -> None:
         space.place(space.size)
 
 
+def test_the_first_stuck_bits_are_uniform_over_lanes_bits_and_values() -> None:
+    program = next(iter(campaign(SingleFault("stuck")).programs.values()))
+    trials = TrialSequence(program, SingleFault("stuck"), seed=5, images=1, data=10)
+    places = [trials.trial(n).place for n in range(1200)]
+    assert trials.most == 2 * 8 * 155
+    assert len(set(places)) == 1200
+    sizes = StuckSpace(program.config).part_sizes()
+    banks = [sum(place.bank == name for place in places if place) for name in sizes]  # type: ignore[union-attr]
+    assert stats.chisquare(banks, np.array(list(sizes.values())) / sum(sizes.values()) * 1200).pvalue > 1e-3
+    for column, values in (("lane", 8), ("value", 2)):
+        counts = np.bincount([getattr(place, column) for place in places], minlength=values)
+        assert stats.chisquare(counts).pvalue > 1e-3
+
+
 def test_trials_of_stuck_bits_meet_one_each_in_every_image() -> None:
     trials = campaign(SingleFault("stuck")).trials
     drawn = [trials.trial(number) for number in range(50)]
@@ -142,6 +158,16 @@ def test_a_rate_beside_a_clock_is_drawn_anew_in_every_trial() -> None:
     assert trials.most is None
     assert trials.trial(100).plan != trials.trial(101).plan
     assert trials.trial(100).plan.conditions == trials.trial(101).plan.conditions
+
+
+@pytest.mark.parametrize("per", ["mac", "bit"])
+def test_rates_zero_and_one_make_campaigns(per: Literal["mac", "bit"], tmp_path: Path) -> None:
+    campaign(SoftErrors(0.0, per)).run(Trials(2), tmp_path / "0", workers=0)
+    campaign(SoftErrors(1.0, per), images=1).run(Trials(1), tmp_path / "1", workers=0)
+    with Store(tmp_path / "0" / STORE) as store:
+        assert store.query("SELECT DISTINCT masked, stage FROM outcome") == [(1, "none")]
+    with Store(tmp_path / "1" / STORE) as store:
+        assert store.query("SELECT masked FROM outcome WHERE arm = 'original'") == [(0,)]
 
 
 # -- kept whole, never mixed
