@@ -245,7 +245,7 @@ def replay_command(
         print(json.dumps({**found.as_dict(), "view": None if view is None else str(view), "command": shown}))
         return
     for line in found.lines():
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for path in found.waves:
         console.print(f"waveform: {path}", highlight=False, soft_wrap=True)
     if view is not None:
