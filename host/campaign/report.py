@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ import numpy as np
 from host.campaign.campaign import STORE, CampaignError
 from host.campaign.masking import STAGES
 from host.campaign.store import Counted, Store
+from host.campaign.tables import write_csv
 from host.campaign.trials import words
 from host.stats import Clustered, Difference, difference
-from host.store.files import write_atomic
 from host.studies.report import document, figure
 from host.studies.report.document import Bullets, Document, Figure, Section, Table
 
@@ -205,15 +203,6 @@ def write(folder: Path, summary: Summary) -> None:
             for name, r in [*rates.items(), *((f"masked:{s}", x) for s, x in summary.stages[arm].items())]
         ],
     )
-
-
-def write_csv(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    """A CSV file, in one step; numbers as Python prints them."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_atomic(path, out.getvalue())
 
 
 def _figure(summary: Summary) -> Figure:

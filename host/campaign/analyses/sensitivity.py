@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from host.campaign.campaign import STORE, CampaignError
-from host.campaign.report import write_csv
 from host.campaign.space import STUCK
 from host.campaign.store import Store
+from host.campaign.tables import write_csv, write_figure
 from host.faults.plan import SITES
 from host.stats import Clustered
-from host.store.files import write_atomic
 from host.studies.report import figure
 from host.studies.report.document import Figure
 from hw.delays import bank_names
@@ -117,11 +116,7 @@ def write(folder: Path, found: Sensitivity) -> list[Path]:
     rows = [row(layer, "", "", shares) for layer, shares in found.by_layer.items()]
     rows += [row("", site, bit, shares) for (site, bit), shares in found.by_bit.items()]
     rows += [row(layer, site, bit, shares) for (layer, site, bit), shares in found.cells.items()]
-    write_csv(folder / "sensitivity.csv", head, rows)
-    drawn = draw(found)
-    write_atomic(folder / f"{drawn.name}.png", drawn.png)
-    write_atomic(folder / f"{drawn.name}.svg", drawn.svg)
-    return [folder / "sensitivity.csv", folder / f"{drawn.name}.png", folder / f"{drawn.name}.svg"]
+    return [write_csv(folder / "sensitivity.csv", head, rows), *write_figure(folder, draw(found))]
 
 
 def draw(found: Sensitivity) -> Figure:

@@ -185,7 +185,8 @@ def _curves(left: Any, right: Any, faulty: list[Row], clean: Rate, threshold: in
     left.set_xscale("log")
     chosen = [(row.level, row.choice) for row in faulty if row.choice is not None]
     for name in chosen[0][1]["scores"]:
-        shares = [100 * choice["scores"][name] for _, choice in chosen]
+        # None on a logarithmic scale: a gap.
+        shares = [100 * choice["scores"][name] or np.nan for _, choice in chosen]
         (line,) = right.plot(
             [rate for rate, _ in chosen], shares, marker="o", markersize=5, fillstyle="none", label=name
         )
