@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from host.campaign import report
 from host.campaign.analyses import sensitivity
-from host.campaign.campaign import CONDITIONS, STORE, Campaign, CampaignError
+from host.campaign.campaign import CONDITIONS, STORE, Campaign, CampaignError, preferred_device
 from host.campaign.masking import STAGES
 from host.campaign.replay import _setup
 from host.campaign.settings import Settings
@@ -22,6 +22,8 @@ from host.campaign.stop import HalfWidth, Trials
 from host.campaign.store import Store, StoreError
 from host.campaign.trials import Faults, SingleFault, TrialSequence, describe, faults_from
 from host.cli import app
+from host.devices.emulator import native
+from host.devices.emulator.device import EmulatorDevice
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
@@ -66,6 +68,24 @@ def test_the_emulator_gives_the_references_rows(name: str, tmp_path: Path) -> No
         assert store.query("SELECT COUNT(*) FROM outcome WHERE NOT masked")[0][0] > 0
         stages = {stage for (stage,) in store.query("SELECT DISTINCT stage FROM outcome WHERE masked")}
     assert stages <= set(STAGES)
+
+
+def test_the_emulator_is_preferred_and_without_kernels_the_reference_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert preferred_device() == Settings().resolved().device == "emulator"
+    assert campaign(small.ANYWHERE, "emulator").computed_by() == EmulatorDevice().describe()
+
+    def none() -> None:
+        raise native.KernelError("no C++ compiler found; install g++")
+
+    monkeypatch.setattr(native, "load", none)
+    assert Settings().resolved().device == "reference"
+    assert "trials run on the reference, which is much slower: no C++ compiler found" in caplog.text
+    assert Settings(device="emulator").resolved().device == "emulator"  # asked for: it says itself what computes
+    monkeypatch.setenv(native.VARIABLE, "reference")
+    assert preferred_device() == "reference"
+    assert campaign(small.ANYWHERE).computed_by() == "reference"
 
 
 # -- stuck bits, each once
