@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Literal
@@ -287,6 +288,18 @@ def test_clocks_and_stuck_bits_are_asked_for_by_options(tmp_path: Path) -> None:
     alone = invoke("run", "s", *run, "--site", "stuck")
     assert alone["fingerprint"]["faults"] == {"model": "SingleFault", "sites": ["stuck"], "layers": []}
     assert alone["trials"] == 2
+
+
+@needs_data
+def test_analyses_take_a_clock_and_stuck_bits(tmp_path: Path) -> None:
+    arguments = ["errors", "x", "--out", str(tmp_path), "--mhz", "195", "--stuck", "0:9:1", "--images", "24"]
+    result = CliRunner().invoke(app, ["campaign", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "x" / "errors.csv").read_text().splitlines()))
+    assert {row["layer"] for row in rows} == {"conv1", "conv2", "fc1", "fc2", "fc3"}
+    # Every layer uses lane 0.
+    exact = {row["layer"]: float(row["share"]) for row in rows if row["class"] == "exact"}
+    assert all(share < 1 for share in exact.values())
 
 
 @needs_data
