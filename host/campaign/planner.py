@@ -67,7 +67,7 @@ class Plan:
         if not self.parts:
             say[0.0] = "every image meets faults of its own, or all trials the same"
         body = [[f"{rho:g}", f"{n:,}", f"{n * self.images:,}", say.get(rho, "")] for rho, n in self.trials.items()]
-        return Table(["correlation", "trials (faults)", "inferences", ""], body)
+        return Table(["correlation", "trials", "inferences", ""], body)
 
     def lines(self) -> list[str]:
         """In words."""
