@@ -107,7 +107,7 @@ def sweep_soft_errors(
     """
     from host.studies import soft_errors, workbench
     from host.studies.report import soft_errors as shown
-    from host.studies.results import short_table
+    from host.studies.results import means_table, short_table
 
     folder = out / name
     settings = soft_errors.SoftErrorSettings(
@@ -125,7 +125,8 @@ def sweep_soft_errors(
     open_folder(folder, workbench.started, resume=resume, restart=restart)
     with interruptible():
         summary = soft_errors.run(folder, settings, data_dir=data_dir, console=console)
-    show_table(short_table(summary.rows, shown.LEVELS[settings.per]), "LeNet-5 on Fashion-MNIST, with soft errors")
+    table = means_table if len(settings.seeds) > 1 else short_table
+    show_table(table(summary.rows, shown.LEVELS[settings.per]), "LeNet-5 on Fashion-MNIST, with soft errors")
     for line in shown.headline(summary):
         console.print(line)
     show_files(folder)

@@ -203,6 +203,20 @@ def short_table(rows: Sequence[Row], level_name: str) -> Table:
     return Table([level_name, "network", "accuracy (95 %)", "change, points", "p"], body, group=0)
 
 
+def means_table(rows: Sequence[Row], level_name: str) -> Table:
+    """A line a level, a column a treatment: the mean over training seeds with its interval of images, and each seed."""
+    treatments = [name for name in WORDS if any(row.treatment == name and row.level is not None for row in rows)]
+    body = []
+    for level in levels(rows):
+        line = [shown_level(level)]
+        for name in treatments:
+            here = [row for row in rows if (row.treatment, row.level) == (name, level)]
+            each = ", ".join(f"{100 * row.accuracy.value:.2f}" for row in here)
+            line.append(percent(pooled(rows, name, level)) + (f": {each}" if len(here) > 1 else ""))
+        body.append(line)
+    return Table([level_name, *treatments], body)
+
+
 def protection_table(rows: Sequence[Row], level_name: str) -> Table | None:
     """Share of badly wrong outputs of every layer, and the layer chosen, at each level where a policy chose."""
     chosen = [(row.level, row.choice) for row in rows if row.choice is not None]

@@ -20,7 +20,7 @@ from host.studies.report.common import (
     treatment_words,
 )
 from host.studies.report.document import Bullets, Figure, Section, Table
-from host.studies.results import Row, WriteBack, levels, pooled, results_table, seed_column, shown_level
+from host.studies.results import Row, WriteBack, levels, means_table, pooled, results_table, seed_column, shown_level
 
 if TYPE_CHECKING:
     from host.studies.soft_errors import Summary
@@ -39,10 +39,12 @@ def sections(summary: Summary) -> list[Section]:
         return "" if row.level is None else f"{row.evaluation.report.faults_applied / row.accuracy.trials:.1f}"
 
     columns = [("faults / image", faults_per_image)]
-    if len(summary.settings.seeds) > 1:
+    seeds = len(summary.settings.seeds)
+    if seeds > 1:
         columns.insert(0, ("training seed", seed_column))
     return [
         Section("", [Bullets(headline(summary)), plot(summary)]),
+        *([Section("Means of the training seeds", [means_table(summary.rows, level)])] if seeds > 1 else []),
         Section("Results", [results_table(summary.rows, level, *columns), treatment_words(summary.rows)]),
         Section("The first test images, and what each network takes them for", [summary.samples]),
         *protection_section(summary.rows, level, summary.settings.threshold),
@@ -81,12 +83,17 @@ def how(summary: Summary) -> list[str]:
     else:
         sites = " and ".join(f"{site}s" for site in s.fault(s.rates[0]).sites)
         what = f"single bits of the stored {sites}, drawn uniformly over all of them"
+    seeds = (
+        "A curve of retrained networks is the mean of its training seeds, which are drawn thin; its band is the "
+        "interval of the images, not that of the seeds."
+    )
     return [
         device_words(s),
         f"Faults flip {what}, images and bits; all networks at one rate meet the same faults.",
         retraining_words(s, "under faults other than those of the test"),
         protection_words(s),
         "Intervals are Wilson's at 95 %; changes are paired image by image (Newcombe's interval, exact McNemar test).",
+        *([seeds] if len(s.seeds) > 1 else []),
     ]
 
 

@@ -15,7 +15,7 @@ from host.devices import registry
 from host.run import RunError
 from host.studies import soft_errors
 from host.studies.report import soft_errors as shown
-from host.studies.results import pooled
+from host.studies.results import means_table, pooled
 from host.studies.soft_errors import SoftErrorSettings
 from host.training.train import evaluate
 
@@ -79,6 +79,9 @@ def test_the_report_shows_curves_and_means_of_seeds(finished: tuple[Path, soft_e
     assert len(both) == 2
     assert pooled(summary.rows, "TWA", 1e-3).value == pytest.approx(np.mean(both), abs=0.5 / 96)
     assert shown.LEVELS["bit"] in text
+    table = means_table(summary.rows, "rate")
+    assert table.head == ["rate", "original", "CLP", "TWA", "TWA+CLP"]
+    assert table.body[0][3].endswith(": " + ", ".join(f"{100 * value:.2f}" for value in both))
 
 
 @pytest.mark.parametrize(
