@@ -64,11 +64,14 @@ def headline(summary: Summary) -> list[str]:
         original, twa, both = (pooled(summary.rows, name, rate).value for name in LOOP)
         lost = clean.value - original
         regained = (both - original) / lost if lost > 0 else 0.0
+        gain = (
+            f"{100 * regained:.0f} % of the loss is recovered" if regained > 0 else "nothing of the loss is recovered"
+        )
         where = f"At {rate:g} faults per MAC" if summary.settings.per == "mac" else f"At a bit error rate of {rate:g}"
         said.append(
             f"{where}, accuracy falls from {100 * clean.value:.1f} % to {100 * original:.1f} %; "
             f"retraining with the accelerator (TWA) brings it to {100 * twa:.1f} %, and with the critical layer "
-            f"protected (TWA+CLP) to {100 * both:.1f} %: {100 * regained:.0f} % of the loss is recovered{mean}."
+            f"protected (TWA+CLP) to {100 * both:.1f} %: {gain}{mean}."
         )
     return said
 
