@@ -75,10 +75,12 @@ class Run:
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[tuple[str, Any, Any]]:
-    """Leaves in which two nested dicts differ: dotted name, old value, new value (None where absent)."""
+    """Leaves in which two nested dicts, or lists of as many, differ: dotted name, old and new value (None: absent)."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in [*old, *(key for key in new if key not in old)]:
             found += differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
         return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and isinstance((*old, None)[0], dict):
+        return differences(dict(enumerate(old)), dict(enumerate(new)), at)
     return [] if old == new else [(at, old, new)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,11 +24,13 @@ from safetensors.numpy import save as serialise
 from host.campaign import pool, stop
 from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
 from host.campaign.store import SCHEMA, Counted, OutcomeRow, Store, StoreError
-from host.campaign.trials import Faults, describe
+from host.campaign.trials import Faults, conditions_of, describe
 from host.campaign.worker import Setup
 from host.datasets.data import Labelled
 from host.devices import registry
 from host.devices.device import Int8
+from host.devices.emulator import native
+from host.devices.emulator.device import EmulatorDevice
 from host.faults.plan import SITES, extents
 from host.interrupt import deferred_interrupt
 from host.program.layers import INPUT
@@ -40,9 +42,12 @@ from host.training.twin import Twin
 from hw.errors import RedlineError
 
 STORE = "campaign.db"
+CONDITIONS = "conditions.json"
 VERSIONS = ("redline", "numpy")
 """Packages whose version decides results: numpy draws the faults. What else matters shows in the programs' digests."""
 ABOUT = ("torch", "scipy", "safetensors")
+
+log = logging.getLogger("redline.campaign")
 
 Progress = Callable[[int, int, str], None]
 """Called with trials done, trials expected in all, and a word on how it goes."""
@@ -72,8 +77,15 @@ class Finished:
 
 
 def preferred_device() -> str:
-    """The emulator where there is one, else the reference: the same bytes, more slowly."""
-    return "emulator" if "emulator" in registry.device_names() else "reference"
+    """The emulator where its kernels can be had, else the reference: the same bytes, more slowly."""
+    if native.asked() == "reference":
+        return "reference"
+    try:
+        native.load()
+    except native.KernelError as error:
+        log.warning("trials run on the reference, which is much slower: %s", error)
+        return "reference"
+    return "emulator"
 
 
 @dataclass
@@ -91,7 +103,7 @@ class Campaign:
         Images a trial, drawn anew for each.
     seed : int
     device : str
-        Name of the workers' devices; by default the emulator where there is one, else the reference.
+        Name of the workers' devices; `preferred_device` by default.
     options : dict
         The device's own options (`memory_bytes`, ...).
     name : str
@@ -164,6 +176,14 @@ class Campaign:
             "versions": {"store": SCHEMA, **{name: _version(name) for name in VERSIONS}},
         }
 
+    def computed_by(self) -> str:
+        """What will compute the trials, in a line: a device may have to leave them to the reference."""
+        if not issubclass(registry.device_class(self.device), EmulatorDevice):
+            return self.device
+        config = next(iter(self.programs.values())).config
+        with registry.device(self.device, config, **self.options) as device:
+            return device.describe()
+
     def prepare(self, folder: Path) -> Store:
         """The campaign's folder and file, new or found again.
 
@@ -180,6 +200,10 @@ class Campaign:
         for name, program in self.programs.items():
             program.save(folder / "programs" / f"{name}.safetensors")
         write_atomic(folder / "data.safetensors", serialise({"images": self.quantised, "labels": self.labels}))
+        conditions = conditions_of(self.faults)
+        if conditions is not None:
+            # With its delay table, of which the fingerprint has the hash only.
+            write_atomic(folder / CONDITIONS, conditions.to_json())
         return store
 
     def run(
@@ -190,7 +214,7 @@ class Campaign:
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> Finished:
-        """Run trials until a rule is met, or all single faults have been tried.
+        """Run trials until a rule is met, or all single faults, or all images under a clock, have been tried.
 
         Parameters
         ----------
@@ -321,7 +345,8 @@ class _Run:
             return Finished(trials, reason)
         if self._all_done():
             assert self.most is not None
-            reason = "every single fault was tried" if self.exhaustive else f"{self.most} trials were asked for"
+            all_of = "image" if self.campaign.trials.deterministic else "single fault"
+            reason = f"every {all_of} was tried" if self.exhaustive else f"{self.most} trials were asked for"
             # A longer campaign may have been here before: what it found stays.
             self.store.end_session(session, self.complete, reason, settled=self.complete)
             return Finished(self.complete, reason)
@@ -358,10 +383,9 @@ class _Tally:
         return self._counted
 
 
-def clear(folder: Path) -> None:
-    """Throw away the campaign that a folder holds, if it holds one."""
-    if (folder / STORE).exists():
-        shutil.rmtree(folder)
+def started(folder: Path) -> bool:
+    """Whether a folder holds a campaign, finished or not."""
+    return (folder / STORE).exists()
 
 
 @contextmanager

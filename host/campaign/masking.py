@@ -1,4 +1,4 @@
-"""Where a single fault died: the layer and the stage at which everything became what it is without the fault."""
+"""Where faults died: the layer and the stage at which everything became what it is without them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from host.campaign.space import Place
 from host.devices.device import Int8
-from host.devices.reference import flip
+from host.devices.reference import accumulators, flip
 from host.faults.plan import EVERY_IMAGE, SITES, FaultPlan
 from host.program.arrangement import arrange, gather
 from host.program.integer import accumulate, max_pool, run_layer, wrap
@@ -19,9 +19,10 @@ from hw.config import Config
 
 Integers = npt.NDArray[np.int64]
 
-STAGES = ("protected", "unread", "accumulate", "requantise", "clamp", "relu", "pool")
-"""protected: the layer runs on the CPU, so the fault does not happen. unread: the network's output does not depend on
-the layer. The others in the order of the data:
+STAGES = ("none", "protected", "unread", "dormant", "accumulate", "requantise", "clamp", "relu", "pool")
+"""none: the plan has no fault for the image. protected: the layer runs on the CPU, so the fault does not happen.
+unread: the network's output does not depend on the layer. dormant: no accumulator that a late or stuck bit could have
+changed ended otherwise than without it. The others in the order of the data:
 
 accumulate: the sums are equal (the wrong operand met zeros, or no window reads it). requantise: the shift rounds the
 difference away. clamp: both saturate alike. relu: both are negative. pool: a larger neighbour hides it.
@@ -74,6 +75,84 @@ def where_masked(
         for column, row in enumerate(rows):
             found[row] = (readers[latest[column]], STAGES[by_reader[latest[column], column]])
     return found
+
+
+def where_any_masked(
+    program: Program, plan: FaultPlan, clean: Mapping[str, Int8], faulty: Mapping[str, Int8]
+) -> list[tuple[str | None, str]]:
+    """(layer, stage) at which the last trace of a plan's faults disappeared, for each image.
+
+    For any flips and conditions, where `where_masked` is a quicker way for one flip: the layers are computed on the
+    reference with and without faults, from the last to the first, until one is found whose input, or whose
+    accumulators, are not the fault-free ones. The layer is None where no layer can be named.
+
+    Parameters
+    ----------
+    program : Program
+    plan : FaultPlan
+        Image i of it is image i of the tensors.
+    clean, faulty : dict of int8 arrays, shape (n, ...)
+        As for `where_masked`.
+    """
+    images = len(clean[INPUT])
+    faulty = {**faulty, INPUT: clean[INPUT]}
+    if program.layers[0].placement == "accelerator":
+        faulty[INPUT] = flip(clean[INPUT], plan.at(0, "input"))
+    live = _live(program)
+    found: list[tuple[str | None, str] | None] = [None] * images
+    rows = np.arange(images)
+    for at in reversed(range(len(program.layers))):
+        layer = program.layers[at]
+        if layer.name not in live or not len(rows):
+            continue
+        before, after = ({name: tensors[name][rows] for name in layer.sources} for tensors in (clean, faulty))
+        stages, reached = _under_plan(program, at, plan.of_images(rows), before, after)
+        for row, stage in zip(rows[reached], stages[reached], strict=True):
+            found[row] = (layer.name, STAGES[stage])
+            if not np.array_equal(clean[layer.name][row], faulty[layer.name][row]):
+                # It left the layer, but its readers do not look there.
+                readers = [name for name in program.readers(layer.name) if name in live]
+                found[row] = (readers[-1], "accumulate")
+        rows = rows[~reached]
+    for row in rows:
+        found[row] = _untraced(program, plan.of_images(np.array([row])), live)
+    return [where for where in found if where is not None]
+
+
+def _under_plan(
+    program: Program, at: int, plan: FaultPlan, clean: Mapping[str, Int8], faulty: Mapping[str, Int8]
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Stage at which a layer's faults, or those of its input, disappear; and the images in which there are any."""
+    layer, config = program.layers[at], program.config
+    inputs = gather(clean, layer), gather(faulty, layer)
+    reached = (inputs[0] != inputs[1]).reshape(len(inputs[0]), -1).any(axis=1)
+    if layer.placement == "cpu":
+        return _in_reader(program, layer, clean, faulty), reached
+    weight, bias = program.weights[layer.name], program.biases[layer.name]
+    start = np.zeros_like(bias) if config.arithmetic == "pipecnn" else bias
+    wrong = flip(weight[None], plan.at(at, "weight").counted_from(EVERY_IMAGE))[0]
+    right_acc = accumulate(inputs[0], weight, start, layer.stride, layer.padding, layer.groups)
+    wrong_acc = accumulators(inputs[1], wrong, start, layer, plan.at(at, "mac"), config)
+    reached |= (right_acc != wrong_acc).reshape(len(right_acc), -1).any(axis=1)
+    stages = _first_equal(
+        right_acc.astype(np.int64), wrong_acc.astype(np.int64), layer, config, slice(None), bias.astype(np.int64)
+    )
+    return stages, reached
+
+
+def _untraced(program: Program, plan: FaultPlan, live: set[str]) -> tuple[str | None, str]:
+    """Why an image's faults left no trace in any layer on which the output depends."""
+    on_device = [layer.name for layer in program.layers if layer.placement == "accelerator"]
+    if plan.conditions is not None:
+        return (None, "dormant") if any(name in live for name in on_device) else (None, "protected")
+    if not len(plan):
+        return None, "none"
+    hit = [program.names[at] for at in np.unique(plan.layer)]
+    active = [name for name in hit if name in on_device and name in live]
+    if active:
+        return active[-1], "accumulate"  # a wrong weight met zeros
+    unread = [name for name in hit if name in on_device]
+    return (unread[-1], "unread") if unread else (hit[-1], "protected")
 
 
 def _live(program: Program) -> set[str]:

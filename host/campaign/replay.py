@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from host.campaign.campaign import STORE, CampaignError
-from host.campaign.masking import where_masked
+from host.campaign.campaign import CONDITIONS, STORE, CampaignError
+from host.campaign.masking import where_any_masked, where_masked
 from host.campaign.outcomes import Ranking
 from host.campaign.space import Place
 from host.campaign.store import Store
-from host.campaign.trials import Trial, faults_from
+from host.campaign.trials import Trial, faults_from, words
 from host.campaign.worker import Setup
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs, Runtime
 from host.devices.simulation import SimulationDevice
+from host.faults.conditions import ConditionError, Conditions, StuckBit
 from host.program.arrangement import steps
 from host.program.layers import INPUT
 from host.program.program import Program
@@ -67,17 +68,20 @@ class Replay:
     Attributes
     ----------
     trial, arm, image, position : what was replayed
-    place : Place or None
-    names : tuple of str
-        Where the fault is, in words.
+    place : Place, StuckBit or None
+        The fault, if it is a single one.
+    flips : int
+        Of the trial's plan.
+    where : str
+        The faults, in words.
     cycle : int or None
-        Clock cycle in which the probes first see the fault; None if it does not happen (a protected layer).
+        Clock cycle in which the probes first see the faults; None if they see none (a protected layer).
     spread : list of Spread
         Layers on the accelerator, in order; a layer that is tiled, once.
     differs : dict of (int, int)
         By layer: final output values that differ, and values there are.
     masked_at : (str, str) or None
-        Layer and stage at which a single fault disappeared.
+        Layer and stage at which the faults disappeared.
     classes : (list of int, list of int)
         Top five without and with the fault.
     label : int
@@ -91,13 +95,13 @@ class Replay:
     arm: str
     image: int
     position: int
-    place: Place | None
+    place: Place | StuckBit | None
     flips: int
     where: str
     cycle: int | None
     spread: list[Spread]
     differs: dict[str, tuple[int, int]]
-    masked_at: tuple[str, str] | None
+    masked_at: tuple[str | None, str] | None
     classes: tuple[list[int], list[int]]
     label: int
     waves: tuple[Path, ...]
@@ -115,7 +119,8 @@ class Replay:
             "arm": self.arm,
             "image": self.image,
             "position": self.position,
-            "fault": None if self.place is None else self.place.__dict__,
+            "fault": _as_dict(self.place),
+            "faults": self.where,
             "flips": self.flips,
             "cycle": self.cycle,
             "time_ns": self.time_ns,
@@ -156,9 +161,9 @@ class Replay:
             elif wrong:
                 found.append(f"  {name} (on the CPU): wrong final outputs {wrong:,} of {of:,}")
         if self.masked_at is not None:
-            found.append(
-                f"masked in {self.masked_at[0]} at stage {self.masked_at[1]}: the output is the fault-free one"
-            )
+            layer, stage = self.masked_at
+            where = "masked" if layer is None else f"masked in {layer}"
+            found.append(f"{where} at stage {stage}: the output is the fault-free one")
         else:
             before, after = self.classes
             if before == after:
@@ -249,10 +254,13 @@ def replay(
     (wrong, seen), (clean, expected) = runs
     _check_recorded(program, wrong, clean, rows[position], int(labels[trial.images[position]]), number)
     spread = _spread(program, seen, expected)
-    masked = None
-    if rows[position][2] and trial.place is not None:
+    masked: tuple[str | None, str] | None = None
+    if rows[position][2]:
         values = {INPUT: program.fold_input(x), **clean.out}
-        masked = where_masked(program, trial.place, values, wrong.out)[0]
+        if isinstance(trial.place, Place):
+            masked = where_masked(program, trial.place, values, wrong.out)[0]
+        else:
+            masked = where_any_masked(program, trial.plan.of_images(np.array([position])), values, wrong.out)[0]
     return Replay(
         trial=number,
         arm=arm,
@@ -260,7 +268,7 @@ def replay(
         position=position,
         place=trial.place,
         flips=len(trial.plan),
-        where=_where(program, trial),
+        where=_where(program, trial, fingerprint["faults"]),
         cycle=_cycle(trial.place, spread),
         spread=spread,
         differs={
@@ -278,10 +286,21 @@ def replay(
 def _setup(folder: Path, fingerprint: dict[str, Any]) -> Setup:
     device = dict(fingerprint["device"])
     name, config = device.pop("name"), Config(**device.pop("config"))
+    faults = faults_from(fingerprint["faults"], _conditions(folder / CONDITIONS))
     return Setup(
-        folder, tuple(fingerprint["arms"]), name, config, device, faults_from(fingerprint["faults"]),
-        fingerprint["seed"], fingerprint["images"], tuple(fingerprint["excluded"]),
+        folder, tuple(fingerprint["arms"]), name, config, device, faults, fingerprint["seed"], fingerprint["images"],
+        tuple(fingerprint["excluded"]),
     )  # fmt: skip
+
+
+def _conditions(path: Path) -> Conditions | None:
+    """Those that a campaign kept, if it has any."""
+    if not path.exists():
+        return None
+    try:
+        return Conditions.from_json(path.read_text())
+    except ConditionError as error:
+        raise CampaignError(f"{path}: {error}; run the campaign's command again, which writes it anew") from error
 
 
 class _Traced(Runtime):
@@ -311,10 +330,19 @@ def _check_recorded(
         )
 
 
-def _where(program: Program, trial: Trial) -> str:
+def _as_dict(place: Place | StuckBit | None) -> dict[str, Any] | None:
+    if place is None:
+        return None
+    return asdict(place) if isinstance(place, Place) else place._asdict()
+
+
+def _where(program: Program, trial: Trial, described: dict[str, Any]) -> str:
     place = trial.place
     if place is None:
-        return f"{len(trial.plan)} flips"
+        flips = f" {len(trial.plan):,} flips in {len(trial.images)} images." if len(trial.plan) else ""
+        return words(described) + flips
+    if isinstance(place, StuckBit):
+        return f"lane {place.lane}, {place.bank}, bit {place.bit} stuck at {place.value}"
     layer = program.layer(place.layer)
     shape = {
         "mac": layer.conv_shape,
@@ -377,9 +405,9 @@ def _added(
     return before[0] + count, before[1] + different.size, first
 
 
-def _cycle(place: Place | None, spread: list[Spread]) -> int | None:
-    """When the fault is first seen."""
-    if place is not None:
+def _cycle(place: Place | StuckBit | None, spread: list[Spread]) -> int | None:
+    """When the faults are first seen."""
+    if isinstance(place, Place):
         return next((s.wrong[SHOWN_BY[place.site]][2] for s in spread if s.layer == place.layer), None)
     cycles = [cycle for s in spread for _, _, cycle in s.wrong.values() if cycle is not None]
     return min(cycles, default=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ import numpy as np
 from host.campaign.campaign import STORE, CampaignError
 from host.campaign.masking import STAGES
 from host.campaign.store import Counted, Store
+from host.campaign.tables import write_csv
+from host.campaign.trials import words
 from host.stats import Clustered, Difference, difference
-from host.store.files import write_atomic
 from host.studies.report import document, figure
 from host.studies.report.document import Bullets, Document, Figure, Section, Table
 
@@ -61,7 +60,7 @@ class Summary:
     rates : dict of dict of Clustered
         By arm and outcome.
     stages : dict of dict of Clustered
-        By arm: share of all images masked at each stage; empty for rates.
+        By arm: share of all images masked at each stage.
     comparisons : list of Comparison
     """
 
@@ -98,7 +97,7 @@ def _plain(rate: Clustered) -> dict[str, Any]:
         "interval": list(rate.interval),
         "successes": rate.successes,
         "images": rate.trials,
-        "faults": rate.clusters,
+        "trials": rate.clusters,
         "design_effect": rate.design_effect,
     }
 
@@ -118,8 +117,7 @@ def summarise(folder: Path) -> Summary:
         if not trials:
             raise CampaignError(f"{folder}: no trials yet; 'redline campaign run' runs them")
         counts = {arm: {name: store.count(name, arm).first(trials) for name in RATES} for arm in store.arms}
-        single = store.fingerprint["faults"]["model"] == "SingleFault"
-        stages = {arm: stage_shares(store, arm, trials) for arm in store.arms} if single else {}
+        stages = {arm: stage_shares(store, arm, trials) for arm in store.arms}
         fingerprint = store.fingerprint
     rates = {arm: {name: rate(c) for name, c in found.items()} for arm, found in counts.items()}
     first, *others = counts
@@ -156,17 +154,26 @@ def stage_shares(store: Store, arm: str, trials: int) -> dict[str, Clustered]:
 # -- as people read it
 
 
+def about(summary: Summary) -> str:
+    """What was run, in sentences."""
+    made = summary.fingerprint
+    return (
+        f"{summary.trials:,} trials of {made['images']} images on the {made['device']['name']} device. "
+        f"{words(made['faults'])}"
+    )
+
+
 def tables(summary: Summary) -> list[tuple[str, Table]]:
     """Titles and tables."""
-    head = ["arm", "outcome", "share", "images", "faults", "design effect"]
+    head = ["arm", "outcome", "share", "images", "trials", "design effect"]
     body = [
         [arm, NAMES[name], str(r), f"{r.trials:,}", f"{r.clusters:,}", f"{r.design_effect:.1f}"]
         for arm, rates in summary.rates.items()
         for name, r in rates.items()
     ]
     found = [("Outcomes", Table(head, body, group=0))]
-    if summary.stages:
-        rows = [[arm, name, str(r)] for arm, stages in summary.stages.items() for name, r in stages.items()]
+    rows = [[arm, name, str(r)] for arm, stages in summary.stages.items() for name, r in stages.items()]
+    if rows:
         found.append(("Where faults were masked", Table(["arm", "stage", "share of all images"], rows, group=0)))
     if summary.comparisons:
         first = next(iter(summary.rates))
@@ -182,37 +189,20 @@ def tables(summary: Summary) -> list[tuple[str, Table]]:
 def write(folder: Path, summary: Summary) -> None:
     """report.html, report.md, outcomes.csv and the figure."""
     sections = [
-        Section("", [f"{summary.trials:,} trials of {summary.fingerprint['images']} images. {_what(summary)}"]),
+        Section("", [about(summary)]),
         *(Section(title, [table]) for title, table in tables(summary)),
         Section("", [_figure(summary), Bullets(WORDS, terms=True)]),
     ]
     document.write(folder, Document(f"Fault campaign {folder.name}", sections))
     write_csv(
         folder / "outcomes.csv",
-        ["arm", "outcome", "share", "low", "high", "successes", "images", "faults", "design_effect"],
+        ["arm", "outcome", "share", "low", "high", "successes", "images", "trials", "design_effect"],
         [
             [arm, name, r.value, *r.interval, r.successes, r.trials, r.clusters, r.design_effect]
             for arm, rates in summary.rates.items()
-            for name, r in [*rates.items(), *((f"masked:{s}", x) for s, x in summary.stages.get(arm, {}).items())]
+            for name, r in [*rates.items(), *((f"masked:{s}", x) for s, x in summary.stages[arm].items())]
         ],
     )
-
-
-def _what(summary: Summary) -> str:
-    faults = summary.fingerprint["faults"]
-    if faults["model"] != "SingleFault":
-        return f"Faults: {', '.join(f'{key} {value}' for key, value in faults.items())}."
-    where = f" in {', '.join(faults['layers'])}" if faults["layers"] else ""
-    return f"One flip a trial ({', '.join(faults['sites'])}{where}), uniform over the whole space, all different."
-
-
-def write_csv(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    """A CSV file, in one step; numbers as Python prints them."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_atomic(path, out.getvalue())
 
 
 def _figure(summary: Summary) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,15 +13,21 @@ from safetensors import SafetensorError, safe_open
 
 from host import models
 from host.campaign.campaign import Campaign, CampaignError, preferred_device
+from host.campaign.space import STUCK
 from host.campaign.trials import Faults, SingleFault
 from host.datasets import data as datasets
 from host.datasets import imagenet
 from host.datasets.data import Labelled
 from host.devices import registry
-from host.faults.models import SoftErrors
+from host.faults.models import Combined, Fault, SoftErrors
+from host.faults.overclock import Overclock
+from host.faults.stuck import StuckAt
 from host.store.files import write_json
 from host.training.train import checkpoint_weights
 from host.training.twin import Twin, attach
+from hw.errors import RedlineError
+from hw.masks import MOST_GROUPS
+from sim.timing import shipped
 
 FILE = "settings.json"
 GREY_CALIBRATION = 512
@@ -47,6 +53,14 @@ class Settings:
         Soft errors at a rate instead of single faults.
     per : str
         What the rate is per: "mac" or "bit".
+    mhz : float or None
+        A clock instead of single faults, or beside a rate.
+    placement : int
+        The clock's delay table: seed of a placement that comes with Redline.
+    table : str or None
+        A delay table's file, instead.
+    stuck : tuple of str
+        `LANE:BIT:VALUE[:BANK]`: bits stuck in every trial, instead of single faults, or beside a rate or a clock.
     images : int
         Of each trial.
     test_images : int or None
@@ -55,6 +69,7 @@ class Settings:
         Folder of images for each class, for networks that take photos.
     seed : int
     device : str
+        "": the one that `resolved` prefers.
     lanes, vec : int
         The accelerator's array.
     memory_bytes : int or None
@@ -68,6 +83,10 @@ class Settings:
     layers: tuple[str, ...] = ()
     rate: float | None = None
     per: str = "mac"
+    mhz: float | None = None
+    placement: int = 1
+    table: str | None = None
+    stuck: tuple[str, ...] = ()
     images: int = 32
     test_images: int | None = None
     photos: str | None = None
@@ -78,24 +97,58 @@ class Settings:
     memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.device:
-            object.__setattr__(self, "device", preferred_device())
         if self.net not in models.MODELS:
             raise CampaignError(f"no network {self.net!r}; there are {', '.join(models.MODELS)}")
         if self.rate is not None and self.layers:
             raise CampaignError("a rate is that of the whole network: layers= is for single faults")
-        if self.device not in registry.device_names():
+        if self.rate is None and self.permanent and (self.sites or self.layers):
+            raise CampaignError(
+                "a clock and stuck bits are the whole accelerator's: sites and layers are those of single faults, or "
+                "of a rate"
+            )
+        if self.device and self.device not in registry.device_names():
             raise CampaignError(f"no device {self.device!r}; there are {', '.join(registry.device_names())}")
+
+    def resolved(self) -> Settings:
+        """The same with a device."""
+        return self if self.device else replace(self, device=preferred_device())
+
+    @property
+    def permanent(self) -> bool:
+        """Whether something is wrong with the accelerator in every trial: its clock, or stuck bits."""
+        return self.mhz is not None or bool(self.stuck)
 
     @property
     def faults(self) -> Faults:
-        """The fault model."""
-        if self.rate is None:
-            return SingleFault(self.sites or ("mac",), self.layers)
+        """The fault model.
+
+        Raises
+        ------
+        CampaignError
+            If a value makes no sense.
+        BeyondModel, DelayError
+            If the clock is too fast for its model, or there is no such delay table.
+        """
         try:
-            return SoftErrors(self.rate, cast('Literal["bit", "mac"]', self.per), self.sites)
+            parts: list[Fault] = [_stuck(text) for text in self.stuck]
+            if self.mhz is not None:
+                table = shipped.load(self.lanes, self.vec, self.placement) if self.table is None else self.table
+                parts.insert(0, Overclock(mhz=self.mhz, table=table))
+            if self.rate is not None:
+                parts.insert(0, SoftErrors(self.rate, cast('Literal["bit", "mac"]', self.per), self.sites))
+        except RedlineError:
+            raise
         except ValueError as error:
             raise CampaignError(str(error)) from error
+        if not parts:
+            return SingleFault(self.sites or ("mac",), self.layers)
+        return parts[0] if len(parts) == 1 else Combined(tuple(parts))
+
+    @property
+    def instrumentation(self) -> dict[str, Any]:
+        """What the accelerator needs to meet the faults."""
+        late = self.permanent or STUCK in self.sites
+        return {"saboteur": True, **({"overclock": MOST_GROUPS} if late else {})}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -129,9 +182,10 @@ class Settings:
             If a file is missing or does not fit.
         """
         torch.set_num_threads(1)
+        faults, own = self.faults, self.resolved()
         calibrate, test, name = self.data(data_dir)
         twins = self.twins(calibrate)
-        return Campaign(twins, self.faults, test, self.images, self.seed, self.device, self.options, name)
+        return Campaign(twins, faults, test, self.images, self.seed, own.device, own.options, name)
 
     def twins(self, calibrate: torch.Tensor) -> dict[str, Twin]:
         """The arms. Fractions are always those of the first weights, so that arms differ in nothing but weights."""
@@ -139,7 +193,7 @@ class Settings:
             raise CampaignError(f"no weights of {self.net} come with Redline; name a file with --weights")
         net = models.MODELS[self.net](pretrained=self.weights or True)
         # Nothing is launched here: the workers have devices of their own.
-        here = registry.device("reference", lanes=self.lanes, vec=self.vec, saboteur=True)
+        here = registry.device("reference", lanes=self.lanes, vec=self.vec, **self.instrumentation)
         twins = {}
         for spec in self.arms:
             arm = _Arm.parse(spec)
@@ -189,6 +243,17 @@ class _Arm:
             else:
                 raise CampaignError(f"an arm is NAME[:weights=FILE][:protect=LAYER+LAYER], not {text!r}")
         return _Arm(name, weights, protect)
+
+
+def _stuck(text: str) -> StuckAt:
+    """A stuck bit from `LANE:BIT:VALUE[:BANK]`."""
+    parts = text.split(":")
+    try:
+        lane, bit, value = (int(part) for part in parts[:3])
+        (bank,) = parts[3:] or ("accumulator",)
+    except ValueError:
+        raise CampaignError(f"a stuck bit is LANE:BIT:VALUE[:BANK], not {text!r}") from None
+    return StuckAt(lane, bit, value, bank)
 
 
 def _load(net: torch.nn.Module, path: Path) -> None:

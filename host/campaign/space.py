@@ -1,4 +1,4 @@
-"""The space of single faults: every place and bit where one flip can happen, numbered."""
+"""The spaces of single faults, numbered: every place and bit where one flip can happen, every bit that can be stuck."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from host.faults.conditions import Conditions, StuckBit, register_bits
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
 from host.program.program import Program
+from hw.config import Config
+from hw.delays import bank_names
 from hw.errors import RedlineError
+
+STUCK = "stuck"
+"""Beside `SITES`: a bit of a lane's register that is stuck, which is no place of a layer."""
 
 
 class SpaceError(RedlineError, ValueError):
@@ -101,7 +107,7 @@ class FaultSpace:
         output, step = divmod(rest, part.steps)
         return Place(self.names[part.layer], part.site, output, step, bit)
 
-    def layer_sizes(self) -> dict[str, int]:
+    def part_sizes(self) -> dict[str, int]:
         """Places of each layer that has any."""
         sizes: dict[str, int] = {}
         for part in self._parts:
@@ -109,8 +115,40 @@ class FaultSpace:
         return sizes
 
 
-def plan_of(place: Place, names: tuple[str, ...], images: int) -> FaultPlan:
-    """The plan in which each of `images` images meets the flip."""
+class StuckSpace:
+    """All stuck bits: every bit of every register bank of every lane, at 0 and at 1; each as likely as any other.
+
+    Attributes
+    ----------
+    size : int
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._banks = tuple((name, register_bits(name)) for name in bank_names(config.vec))
+        self._lanes = config.lanes
+        self.size = 2 * config.lanes * sum(bits for _, bits in self._banks)
+
+    def place(self, index: int) -> StuckBit:
+        """The stuck bit of a number, 0 to size - 1."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"place {index} of {self.size}")
+        rest, value = divmod(index, 2)
+        bit, lane = divmod(rest, self._lanes)
+        for bank, bits in self._banks:
+            if bit < bits:
+                return StuckBit(lane, bank, bit, value)
+            bit -= bits
+        raise AssertionError("the banks' bits are as many as were counted")
+
+    def part_sizes(self) -> dict[str, int]:
+        """Places of each bank, in all lanes."""
+        return {bank: 2 * self._lanes * bits for bank, bits in self._banks}
+
+
+def plan_of(place: Place | StuckBit, names: tuple[str, ...], images: int) -> FaultPlan:
+    """The plan in which each of `images` images meets the flip, or the stuck bit."""
+    if isinstance(place, StuckBit):
+        return FaultPlan.of(names).under(Conditions(stuck=(place,)))
     image = [EVERY_IMAGE] if place.site == "weight" else range(images)
     return FaultPlan.of(
         names, list(image), names.index(place.layer), SITES.index(place.site), place.output, place.step, place.bit

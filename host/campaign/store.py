@@ -17,22 +17,23 @@ import numpy.typing as npt
 from host.run import differences
 from hw.errors import RedlineError
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever the tables change meaning."""
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trial (
   number INTEGER PRIMARY KEY,
-  layer TEXT, site TEXT, output INTEGER, step INTEGER, bit INTEGER,  -- of a single fault, else NULL
   flips INTEGER NOT NULL,
-  digest TEXT NOT NULL  -- SHA-256 of the fault plan
+  digest TEXT NOT NULL,  -- SHA-256 of the fault plan
+  layer TEXT, site TEXT, output INTEGER, step INTEGER, bit INTEGER,  -- of a single fault, else NULL
+  lane INTEGER, bank TEXT, value INTEGER  -- of a single stuck bit, which has a site and a bit, too
 );
 CREATE TABLE outcome (
   number INTEGER NOT NULL REFERENCES trial ON DELETE CASCADE,
   arm TEXT NOT NULL,
   position INTEGER NOT NULL,  -- in the trial
   image INTEGER NOT NULL,  -- in the data
-  masked INTEGER NOT NULL, layer TEXT, stage TEXT,  -- where, of a single fault that is masked
+  masked INTEGER NOT NULL, layer TEXT, stage TEXT,  -- where, if it is
   sdc1 INTEGER NOT NULL, sdc5 INTEGER NOT NULL,
   top1 INTEGER NOT NULL, top5 INTEGER NOT NULL,
   clean_top1 INTEGER NOT NULL, clean_top5 INTEGER NOT NULL,
@@ -63,13 +64,16 @@ class TrialRow(NamedTuple):
     """A row of `trial`."""
 
     number: int
-    layer: str | None
-    site: str | None
-    output: int | None
-    step: int | None
-    bit: int | None
     flips: int
     digest: str
+    layer: str | None = None
+    site: str | None = None
+    output: int | None = None
+    step: int | None = None
+    bit: int | None = None
+    lane: int | None = None
+    bank: str | None = None
+    value: int | None = None
 
 
 class OutcomeRow(NamedTuple):
@@ -88,6 +92,10 @@ class OutcomeRow(NamedTuple):
     top5: int
     clean_top1: int
     clean_top5: int
+
+
+def _marks(row: type[TrialRow | OutcomeRow]) -> str:
+    return ", ".join("?" * len(row._fields))
 
 
 @dataclass(frozen=True)
@@ -235,11 +243,10 @@ class Store:
                 for (number,) in self._db.execute("SELECT number FROM trial WHERE number = ?", (row.number,))
             }
             self._db.executemany(
-                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [t for t in trials if t.number not in there]
+                f"INSERT INTO trial VALUES ({_marks(TrialRow)})", [t for t in trials if t.number not in there]
             )
-            marks = ", ".join("?" * len(OutcomeRow._fields))
             self._db.executemany(
-                f"INSERT INTO outcome VALUES ({marks})", [o for o in outcomes if o.number not in there]
+                f"INSERT INTO outcome VALUES ({_marks(OutcomeRow)})", [o for o in outcomes if o.number not in there]
             )
             self._db.execute("COMMIT")
 

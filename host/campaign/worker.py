@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,11 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file
 
-from host.campaign.masking import where_masked
+from host.campaign.masking import where_any_masked, where_masked
 from host.campaign.outcomes import Ranking, outcomes
+from host.campaign.space import STUCK, Place
 from host.campaign.store import OutcomeRow, TrialRow
-from host.campaign.trials import Faults, SingleFault, Trial, TrialSequence
+from host.campaign.trials import Faults, Trial, TrialSequence, conditions_of
 from host.devices import registry
 from host.devices.device import Int8
 from host.devices.runtime import Runtime
@@ -94,14 +96,9 @@ class Bench:
         first = self.programs[setup.arms[0]]
         self.trials = setup.trials(first, len(self.images))
         self.device = registry.device(setup.device, setup.config, **setup.options)
-        single = isinstance(setup.faults, SingleFault)
-        self._arms = {
-            arm: _Arm(Runtime(program, self.device), self.images, everything=single)
-            for arm, program in self.programs.items()
-        }
+        self._arms = {arm: _Arm(Runtime(program, self.device), self.images) for arm, program in self.programs.items()}
         for arm in self._arms.values():
-            conditions = None if isinstance(setup.faults, SingleFault) else setup.faults.conditions
-            canary.check(arm.runtime, self.images[:1], setup.faults.sites, conditions)
+            canary.check(arm.runtime, self.images[:1], setup.faults.sites, conditions_of(setup.faults))
 
     def run(self, first: int, count: int) -> Chunk:
         """Trials `first` to `first + count - 1`, in every arm."""
@@ -115,18 +112,17 @@ class Bench:
         program = arm.runtime.program
         last = program.names[-1]
         clean = arm.clean(trial.images)
-        faulty = arm.runtime.forward(self.images[trial.images], writeback=arm.everything, plan=trial.plan).out
+        faulty = arm.runtime.forward(self.images[trial.images], plan=trial.plan).out
         labels = self.labels[trial.images]
         what = outcomes(faulty[last], clean[last], labels)
         before = Ranking.of(clean[last])
         where: list[tuple[str | None, str | None]] = [(None, None)] * len(trial.images)
-        if trial.place is not None:
-            rows = np.flatnonzero(what.masked)
-            stored = {INPUT: program.fold_input(self.images[trial.images[rows]])}
-            stored |= {layer: values[rows] for layer, values in clean.items()}
-            wrong = {layer: values[rows] for layer, values in faulty.items()}
-            for i, found in zip(rows, where_masked(program, trial.place, stored, wrong), strict=True):
-                where[i] = found
+        rows = np.flatnonzero(what.masked)
+        stored = {INPUT: program.fold_input(self.images[trial.images[rows]])}
+        stored |= {layer: values[rows] for layer, values in clean.items()}
+        wrong = {layer: values[rows] for layer, values in faulty.items()}
+        for i, found in zip(rows, _masked(program, trial, rows, stored, wrong), strict=True):
+            where[i] = found
         clean_top1, clean_top5 = before.first == labels, before.holds(labels)
         return [
             OutcomeRow(
@@ -145,12 +141,9 @@ class Bench:
 class _Arm:
     """A network on the device, and its fault-free outputs, kept as long as there is room."""
 
-    def __init__(self, runtime: Runtime, images: Int8, *, everything: bool) -> None:
+    def __init__(self, runtime: Runtime, images: Int8) -> None:
         self.runtime = runtime
-        self.everything = everything
-        program = runtime.program
-        names = program.names if everything else program.names[-1:]
-        shapes = {name: program.layer(name).out_shape for name in names}
+        shapes = {layer.name: layer.out_shape for layer in runtime.program.layers}
         self._images = images
         self._known = np.zeros(len(images), bool)
         room = len(images) * sum(int(np.prod(shape)) for shape in shapes.values()) <= CACHE_BYTES
@@ -159,21 +152,36 @@ class _Arm:
     def clean(self, images: npt.NDArray[np.int64]) -> dict[str, Int8]:
         """Fault-free final outputs of images, by layer."""
         if self._kept is None:
-            return self.runtime.forward(self._images[images], writeback=self.everything).out
+            return self.runtime.forward(self._images[images]).out
         new = images[~self._known[images]]
         if len(new):
-            outputs = self.runtime.forward(self._images[new], writeback=self.everything).out
+            outputs = self.runtime.forward(self._images[new]).out
             for name, kept in self._kept.items():
                 kept[new] = outputs[name]
             self._known[new] = True
         return {name: kept[images] for name, kept in self._kept.items()}
 
 
+def _masked(
+    program: Program,
+    trial: Trial,
+    rows: npt.NDArray[np.int64],
+    clean: dict[str, Int8],
+    faulty: dict[str, Int8],
+) -> Sequence[tuple[str | None, str | None]]:
+    """Layer and stage at which the trial's faults disappeared, for those of its images."""
+    if isinstance(trial.place, Place):
+        return where_masked(program, trial.place, clean, faulty)
+    return where_any_masked(program, trial.plan.of_images(rows), clean, faulty)
+
+
 def _row(trial: Trial) -> TrialRow:
-    flips, digest, place = len(trial.plan), trial.plan.digest, trial.place
-    if place is None:
-        return TrialRow(trial.number, None, None, None, None, None, flips, digest)
-    return TrialRow(trial.number, place.layer, place.site, place.output, place.step, place.bit, flips, digest)
+    number, flips, digest, place = trial.number, len(trial.plan), trial.plan.digest, trial.place
+    if isinstance(place, Place):
+        return TrialRow(number, flips, digest, **asdict(place))
+    if place is not None:
+        return TrialRow(number, flips, digest, site=STUCK, **place._asdict())
+    return TrialRow(number, flips, digest)
 
 
 # -- in a process of its own

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from host.cli.app import DataDir, app, console, errors
-from host.cli.study import Out, Restart, interruptible, show_table
+from host.cli.study import Out, Restart, interruptible, open_folder, show_table
 
 campaign_app = typer.Typer(help="Fault campaigns: many trials, sound statistics.", no_args_is_help=True)
 app.add_typer(campaign_app, name="campaign")
@@ -24,10 +24,20 @@ Arms = Annotated[
         "--arm", help="What to compare, repeatable: NAME[:weights=FILE][:protect=LAYER+LAYER].  [default: original]"
     ),
 ]
-Sites = Annotated[str | None, typer.Option("--site", help="mac, weight, feature, input; several with commas.")]
+Sites = Annotated[
+    str | None,
+    typer.Option("--site", help="mac, weight, feature, input, several with commas; or stuck, alone.  [default: mac]"),
+]
 Layers = Annotated[str | None, typer.Option(help="Single faults only in these layers.", metavar="L,L,...")]
 Rate = Annotated[float | None, typer.Option(help="Soft errors at this rate instead of single faults.")]
 Per = Annotated[str | None, typer.Option(help="What the rate is per: mac or bit.  [default: mac]")]
+Mhz = Annotated[float | None, typer.Option(help="This clock instead of single faults, or beside a rate.")]
+Placement = Annotated[int | None, typer.Option(help="The clock's delay table: placement seed.  [default: 1]")]
+DelayTable = Annotated[Path | None, typer.Option("--table", help="The clock's delay table: a file, instead.")]
+Stuck = Annotated[
+    list[str] | None,
+    typer.Option(help="A bit stuck in every trial, repeatable.", metavar="LANE:BIT:VALUE[:BANK]"),
+]
 Images = Annotated[int | None, typer.Option(min=1, help="Images of each trial.  [default: 32]")]
 TestImages = Annotated[int | None, typer.Option(min=1, help="First test images, to draw from.  [default: all]")]
 Photos = Annotated[Path | None, typer.Option(help="Folder of images for each class, for networks of photos.")]
@@ -43,11 +53,12 @@ def _settings(folder: Path, **given: Any) -> Any:
     from host.campaign.settings import Settings
 
     for key in ("sites", "layers"):
-        if given[key] is not None:
+        if given.get(key) is not None:
             given[key] = tuple(part.strip() for part in given[key].split(","))
-    given["arms"] = tuple(given["arms"]) if given["arms"] else None
-    for key in ("weights", "photos"):
-        given[key] = None if given[key] is None else str(given[key])
+    for key in ("arms", "stuck"):
+        given[key] = tuple(given[key]) if given.get(key) else None
+    for key in ("weights", "photos", "table"):
+        given[key] = None if given.get(key) is None else str(given[key])
     return Settings(**{**Settings.stored(folder), **{k: v for k, v in given.items() if v is not None}})
 
 
@@ -60,26 +71,34 @@ def plan(
     weights: Weights = None,
     site: Sites = None,
     layers: Layers = None,
+    rate: Rate = None,
+    per: Per = None,
+    mhz: Mhz = None,
+    placement: Placement = None,
+    table: DelayTable = None,
+    stuck: Stuck = None,
     images: Images = None,
     photos: Photos = None,
+    device: DeviceName = None,
     lanes: Lanes = None,
     vec: Vec = None,
     as_json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
-    """How many faults a wanted precision needs, before anything is run."""
+    """How many trials a wanted precision needs, before anything is run. (Any device takes as many.)"""
+    from host.campaign import trials
     from host.campaign.planner import plan as make
 
     settings = _settings(
-        Path(), net=net, weights=weights, arms=None, sites=site, layers=layers, images=images, photos=photos,
-        lanes=lanes, vec=vec,
+        Path(), net=net, weights=weights, sites=site, layers=layers, rate=rate, per=per, mhz=mhz, placement=placement,
+        table=table, stuck=stuck, images=images, photos=photos, device=device, lanes=lanes, vec=vec,
     )  # fmt: skip
     found = make(settings, half_width, share, confidence, data_dir)
     if as_json:
         print(json.dumps(found.as_dict()))
         return
-    show_table(found.table(), f"{settings.net}, single faults in {', '.join(settings.sites or ('mac',))}")
-    for line in found.lines():
+    show_table(found.table(), settings.net)
+    for line in [trials.words(trials.describe(settings.faults)), *found.lines()]:
         console.print(line, highlight=False)
 
 
@@ -94,6 +113,10 @@ def run(
     layers: Layers = None,
     rate: Rate = None,
     per: Per = None,
+    mhz: Mhz = None,
+    placement: Placement = None,
+    table: DelayTable = None,
+    stuck: Stuck = None,
     images: Images = None,
     test_images: TestImages = None,
     photos: Photos = None,
@@ -129,13 +152,12 @@ def run(
     from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
 
     folder = out / name
-    if restart:
-        module.clear(folder)
+    open_folder(folder, module.started, restart=restart, goes_on=True)
     settings = _settings(
-        folder, net=net, weights=weights, arms=arm, sites=site, layers=layers, rate=rate, per=per, images=images,
-        test_images=test_images, photos=photos, seed=seed, device=device, lanes=lanes, vec=vec,
-        memory_bytes=memory_bytes,
-    )  # fmt: skip
+        folder, net=net, weights=weights, arms=arm, sites=site, layers=layers, rate=rate, per=per, mhz=mhz,
+        placement=placement, table=table, stuck=stuck, images=images, test_images=test_images, photos=photos, seed=seed,
+        device=device, lanes=lanes, vec=vec, memory_bytes=memory_bytes,
+    ).resolved()  # fmt: skip
     rules: list[Rule] = []
     if half_width is not None:
         rules.append(HalfWidth(half_width, of))
@@ -149,7 +171,8 @@ def run(
     )  # fmt: skip
     with interruptible():
         campaign = settings.campaign(data_dir)
-        if not (folder / module.STORE).exists():
+        errors.print(f"device: {campaign.computed_by()}", highlight=False, soft_wrap=True)
+        if not module.started(folder):
             settings.save(folder)
         with Progress(*columns, console=errors) as progress:
             task = progress.add_task("trials", total=None, note="starting workers")
@@ -187,6 +210,7 @@ def report_command(name: Name, out: Out = Path("runs"), as_json: Json = False) -
 def _show(folder: Path, summary: Any) -> None:
     from host.campaign import report
 
+    console.print(report.about(summary), highlight=False)
     for title, table in report.tables(summary):
         show_table(table, title)
     console.print(f"Report: {folder / 'report.html'} (browser), {folder / 'report.md'} (text); CSV beside it")
@@ -201,7 +225,12 @@ def replay_command(
     image: Annotated[
         int | None, typer.Option(min=0, help="Position in the trial.  [default: where the fault did most]")
     ] = None,
-    waves: Annotated[bool, typer.Option("--waves", help="Write waveforms (FST), with and without the fault.")] = False,
+    waves: Annotated[
+        bool, typer.Option("--waves", help="Write waveforms (FST), with and without the fault, and show them.")
+    ] = False,
+    opened: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open GTKWave at the fault, where there is one, and a display.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Run one trial's fault on the RTL: when it happens, and how it spreads from stage to stage and layer to layer."""
@@ -212,14 +241,19 @@ def replay_command(
         found = replay.replay(folder, trial, arm=arm, position=image, waves=folder / "waves" if waves else None)
     view = waveform.write_view(found) if found.waves else None
     if as_json:
-        print(json.dumps({**found.as_dict(), "view": None if view is None else str(view)}))
+        shown = None if view is None else waveform.command(view)
+        print(json.dumps({**found.as_dict(), "view": None if view is None else str(view), "command": shown}))
         return
     for line in found.lines():
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for path in found.waves:
         console.print(f"waveform: {path}", highlight=False, soft_wrap=True)
     if view is not None:
-        console.print(f"at the cycle of the fault: gtkwave {view}", highlight=False, soft_wrap=True)
+        console.print(f"at the cycle of the fault: {waveform.command(view)}", highlight=False, soft_wrap=True)
+        if opened:
+            console.print(waveform.show(view), highlight=False, soft_wrap=True)
+    elif waves:
+        console.print("there is no fault in the waveform to be shown", highlight=False)
 
 
 def _files(files: list[Path]) -> None:
@@ -242,7 +276,9 @@ def sensitivity_command(name: Name, out: Out = Path("runs"), arm: Annotated[str 
     _files(sensitivity.write(folder, found))
 
 
-AtRate = Annotated[float, typer.Option(help="Soft errors at this rate.")]
+AtRate = Annotated[
+    float | None, typer.Option(help="Soft errors at this rate.  [default: 0.001, without a clock or stuck bits]")
+]
 OnImages = Annotated[int, typer.Option("--images", min=1, help="Test images.")]
 Threshold = Annotated[int, typer.Option(min=0, help="T: an error is large if it is more.")]
 
@@ -250,9 +286,13 @@ Threshold = Annotated[int, typer.Option(min=0, help="T: an error is large if it 
 @campaign_app.command("errors")
 def errors_command(
     name: Name,
-    rate: AtRate = 1e-3,
+    rate: AtRate = None,
     per: Per = None,
     site: Sites = None,
+    mhz: Mhz = None,
+    placement: Placement = None,
+    table: DelayTable = None,
+    stuck: Stuck = None,
     threshold: Threshold = 5,
     inherited: Annotated[
         bool, typer.Option("--inherited", help="Count errors from the fault-free network, not from each layer's input.")
@@ -270,7 +310,10 @@ def errors_command(
     from host.campaign.analyses import errors as analysis
     from host.studies.report.document import Table
 
-    bench = _bench(rate, per, site, net, weights, photos, seed, device, images, data_dir)
+    bench = _bench(
+        data_dir, rate=rate, per=per, sites=site, mhz=mhz, placement=placement, table=table, stuck=stuck, net=net,
+        weights=weights, photos=photos, seed=seed, device=device, test_images=images,
+    )  # fmt: skip
     with bench.twin() as twin:
         found = analysis.measure(
             twin, bench.faults, bench.images(), threshold=threshold, inherited=inherited, seed=bench.settings.seed
@@ -283,9 +326,13 @@ def errors_command(
 @campaign_app.command("critical")
 def critical_command(
     name: Name,
-    rate: AtRate = 1e-3,
+    rate: AtRate = None,
     per: Per = None,
     site: Sites = None,
+    mhz: Mhz = None,
+    placement: Placement = None,
+    table: DelayTable = None,
+    stuck: Stuck = None,
     threshold: Threshold = 5,
     probe_images: Annotated[int, typer.Option(min=1, help="Training images on which policies choose.")] = 256,
     images: OnImages = 2000,
@@ -300,7 +347,10 @@ def critical_command(
     """Which layer each policy would protect, and what each choice is worth; CSV and figure."""
     from host.campaign.analyses import critical
 
-    bench = _bench(rate, per, site, net, weights, photos, seed, device, images, data_dir)
+    bench = _bench(
+        data_dir, rate=rate, per=per, sites=site, mhz=mhz, placement=placement, table=table, stuck=stuck, net=net,
+        weights=weights, photos=photos, seed=seed, device=device, test_images=images,
+    )  # fmt: skip
     with bench.twin() as twin:
         found = critical.measure(
             twin, bench.faults, bench.probe(probe_images), bench.test, threshold=threshold, seed=bench.settings.seed
@@ -327,31 +377,18 @@ def cost_command(
     """What protecting each layer costs: cycles of the others and CPU time of the layer; CSV and figure."""
     from host.campaign.analyses import cost
 
-    bench = _bench(0.0, None, None, net, weights, photos, None, "reference", batch, data_dir, lanes, vec)
+    bench = _bench(
+        data_dir, net=net, weights=weights, photos=photos, device="reference", test_images=batch, lanes=lanes, vec=vec
+    )
     with bench.twin() as twin:
         found = cost.measure(twin.program, twin.program.quantise_input(bench.images()), mhz)
     show_table(found.table(), f"{bench.settings.net}, {batch} images, accelerator at {mhz:g} MHz")
     _files(cost.write(out / name, found))
 
 
-def _bench(
-    rate: float,
-    per: str | None,
-    site: str | None,
-    net: str | None,
-    weights: Path | None,
-    photos: Path | None,
-    seed: int | None,
-    device: str | None,
-    images: int,
-    data_dir: str | None,
-    lanes: int | None = None,
-    vec: int | None = None,
-) -> Any:
+def _bench(data_dir: str | None, **given: Any) -> Any:
     from host.campaign.analyses.bench import Bench
 
-    settings = _settings(
-        Path(), net=net, weights=weights, arms=None, sites=site, layers=None, rate=rate, per=per, photos=photos,
-        test_images=images, seed=seed, device=device, lanes=lanes, vec=vec,
-    )  # fmt: skip
-    return Bench.of(settings, data_dir)
+    if given.get("rate") is None and given.get("mhz") is None and not given.get("stuck"):
+        given["rate"] = 1e-3
+    return Bench.of(_settings(Path(), **given), data_dir)

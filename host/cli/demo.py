@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from host.cli.app import DataDir, app, console
 from host.cli.study import (
+    Clocks,
     DeviceName,
     LearningRate,
     Out,
+    Rates,
     Restart,
     Resume,
+    RunName,
     Seed,
     TestImages,
     TrainImages,
     Units,
-    check_folder,
+    clocks_of,
     interruptible,
-    numbers,
+    open_folder,
+    rates_of,
     show_files,
     show_table,
 )
@@ -29,11 +30,11 @@ from host.cli.study import (
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Option(help="Name of the run: results go to OUT/NAME.")] = "demo",
+    name: RunName = "demo",
     out: Out = Path("runs"),
     device: DeviceName = "simulation",
-    clocks: Annotated[str, typer.Option(help="MHz.", metavar="F,F,...")] = "186,190,194,198,202",
-    rates: Annotated[str, typer.Option(help="Soft errors per MAC, one or more.", metavar="R,R,...")] = "0.001",
+    clocks: Clocks = "186,190,194,198,202",
+    rates: Rates = "0.001",
     test_images: TestImages = 2000,
     train_images: TrainImages = 4096,
     lr: LearningRate = 0.03,
@@ -56,18 +57,17 @@ def demo(
     from host.studies.workbench import Settings
 
     folder = out / name
-    check_folder(folder, started=study.started(folder), resume=resume, restart=restart)
-    frequencies = tuple(sorted(numbers(clocks, "--clocks", 0, 10_000)))
     same = Settings(device=device, units=units, test_images=test_images, train_images=train_images, lr=lr, seed=seed)
     settings = study.Settings(
-        overclock=OverclockSettings(**asdict(same), seeds=(seed,), clocks=frequencies),
-        soft_errors=SoftErrorSettings(**asdict(same), rates=numbers(rates, "--rates", 0, 1)),
+        overclock=OverclockSettings(**asdict(same), seeds=(seed,), clocks=clocks_of(clocks)),
+        soft_errors=SoftErrorSettings(**asdict(same), seeds=(seed,), rates=rates_of(rates)),
     )
+    open_folder(folder, study.started, resume=resume, restart=restart)
     with interruptible():
-        found = study.run(folder, settings, data_dir=data_dir, restart=restart, console=console)
+        found = study.run(folder, settings, data_dir=data_dir, console=console)
     show_table(short_table(found.overclock.rows, clock_shown.LEVEL), "LeNet-5 on Fashion-MNIST, overclocked")
     show_table(clock_shown.tipping_table(found.overclock), "Where accuracy has fallen by one point and by five")
-    show_table(short_table(found.soft_errors.rows, flips_shown.LEVEL), "The same network hit by soft errors")
+    show_table(short_table(found.soft_errors.rows, flips_shown.LEVELS["mac"]), "The same network hit by soft errors")
     for line in [*clock_shown.headline(found.overclock), *flips_shown.headline(found.soft_errors)]:
         console.print(line)
     console.print(flips_shown.writeback_words(found.soft_errors.writeback))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,15 +14,34 @@ from rich.table import Table
 from host.cli.app import console, errors, fail
 from host.studies.report import document
 
+RunName = Annotated[str, typer.Option("--name", help="Name of the run: results go to OUT/NAME.")]
 Out = Annotated[Path, typer.Option(help="Folder of runs.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Insist on an interrupted run to go on with.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what the folder holds.")]
-DeviceName = Annotated[str, typer.Option(help="simulation (the RTL), or reference (the same bytes, no RTL).")]
+DeviceName = Annotated[str, typer.Option(help="simulation (the RTL), or emulator, reference (the same bytes, no RTL).")]
 TestImages = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each evaluation.")]
 TrainImages = Annotated[int, typer.Option(min=64, help="Images of each retraining.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate of retraining.")]
 Units = Annotated[int, typer.Option(min=1, help="Simulator processes.")]
 Seed = Annotated[int, typer.Option(min=0)]
+Seeds = Annotated[str, typer.Option(help="Training seeds.", metavar="S,S,...")]
+Clocks = Annotated[str, typer.Option(help="MHz.", metavar="F,F,...")]
+Rates = Annotated[str, typer.Option(help="Rates of soft errors, one or more.", metavar="R,R,...")]
+
+
+def clocks_of(text: str) -> tuple[float, ...]:
+    """MHz, ascending."""
+    return tuple(sorted(numbers(text, "--clocks", 0, 10_000)))
+
+
+def rates_of(text: str) -> tuple[float, ...]:
+    """Rates, as given."""
+    return numbers(text, "--rates", 0, 1)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Training seeds, as given."""
+    return tuple(int(seed) for seed in numbers(text, "--seeds", -1, 2**31))
 
 
 def numbers(text: str, hint: str, low: float, high: float) -> tuple[float, ...]:
@@ -35,13 +55,25 @@ def numbers(text: str, hint: str, low: float, high: float) -> tuple[float, ...]:
     return values
 
 
-def check_folder(folder: Path, *, started: bool, resume: bool, restart: bool) -> None:
-    """Refuse contradictory options; say so if the folder holds a finished run."""
+def open_folder(
+    folder: Path, started: Callable[[Path], bool], *, restart: bool, resume: bool = False, goes_on: bool = False
+) -> None:
+    """Make ready a run's folder: refuse contradictory options, throw away what it holds if that is asked for.
+
+    Parameters
+    ----------
+    started : callable
+        Whether a folder holds such a run, finished or not; no other folder is thrown away.
+    goes_on : bool
+        A finished run may become longer; otherwise it is said that it is only shown.
+    """
     if resume and restart:
         raise typer.Exit(fail("say --resume or --restart, not both"))
-    if resume and not started:
+    if resume and not started(folder):
         raise typer.Exit(fail(f"{folder}: no run to resume"))
-    if (folder / "report.html").exists() and not restart:
+    if restart and started(folder):
+        shutil.rmtree(folder)
+    elif (folder / "report.html").exists() and not goes_on:
         console.print(f"{folder} holds a finished run; showing it (use --restart to run anew).")
 
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
 from host.cli.app import DataDir, app, console
 from host.cli.study import (
+    Clocks,
     DeviceName,
     LearningRate,
     Out,
+    Rates,
     Restart,
     Resume,
+    RunName,
     Seed,
+    Seeds,
     TestImages,
     TrainImages,
     Units,
-    check_folder,
+    clocks_of,
     interruptible,
-    numbers,
+    open_folder,
+    rates_of,
+    seeds_of,
     show_files,
     show_table,
 )
@@ -33,13 +39,13 @@ app.add_typer(sweep_app, name="sweep")
 
 @sweep_app.command("overclock")
 def sweep_overclock(
-    name: Annotated[str, typer.Option(help="Name of the run: results go to OUT/NAME.")] = "overclock",
+    name: RunName = "overclock",
     out: Out = Path("runs"),
     device: DeviceName = "simulation",
-    clocks: Annotated[str, typer.Option(help="MHz.", metavar="F,F,...")] = "186,188,190,192,195,198,202,206",
+    clocks: Clocks = "186,188,190,192,195,198,202,206",
     placement: Annotated[int, typer.Option(help="Delay table: seed of a placement that comes with Redline.")] = 2,
     table: Annotated[Path | None, typer.Option(help="A delay table's file, instead.")] = None,
-    seeds: Annotated[str, typer.Option(help="Training seeds.", metavar="S,S,...")] = "1,2,3",
+    seeds: Seeds = "1,2,3",
     baselines: Annotated[bool, typer.Option(help="Also retrain without errors, with noise, and with dropout.")] = True,
     test_images: TestImages = 2000,
     train_images: TrainImages = 4096,
@@ -58,18 +64,16 @@ def sweep_overclock(
     settings = overclock.OverclockSettings(
         device=device,
         units=units,
-        clocks=tuple(sorted(numbers(clocks, "--clocks", 0, 10_000))),
+        clocks=clocks_of(clocks),
         placement=placement,
         table="" if table is None else str(table),
-        seeds=tuple(int(seed) for seed in numbers(seeds, "--seeds", -1, 2**31)),
+        seeds=seeds_of(seeds),
         baselines=baselines,
         test_images=test_images,
         train_images=train_images,
         lr=lr,
     )
-    check_folder(folder, started=(folder / "config.json").exists(), resume=resume, restart=restart)
-    if restart:
-        workbench.clear(folder)
+    open_folder(folder, workbench.started, resume=resume, restart=restart)
     with interruptible():
         summary = overclock.run(folder, settings, data_dir=data_dir, console=console)
     show_table(short_table(summary.rows, shown.LEVEL), "LeNet-5 on Fashion-MNIST, overclocked")
@@ -81,12 +85,13 @@ def sweep_overclock(
 
 @sweep_app.command("soft-errors")
 def sweep_soft_errors(
-    name: Annotated[str, typer.Option(help="Name of the run: results go to OUT/NAME.")] = "soft-errors",
+    name: RunName = "soft-errors",
     out: Out = Path("runs"),
     device: DeviceName = "simulation",
-    rates: Annotated[
-        str, typer.Option(help="Soft errors per MAC, one or more.", metavar="R,R,...")
-    ] = "0.0001,0.0003,0.001,0.003",
+    rates: Rates = "0.0001,0.0003,0.001,0.003",
+    per: Annotated[str, typer.Option(help="What the rates are per: mac, or bit (the bit error rate).")] = "mac",
+    site: Annotated[str, typer.Option(help="Per bit: input, feature, or both with a comma.  [default: both]")] = "",
+    seeds: Seeds = "1",
     test_images: TestImages = 2000,
     train_images: TrainImages = 8192,
     lr: LearningRate = 0.03,
@@ -96,27 +101,32 @@ def sweep_soft_errors(
     restart: Restart = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Hit LeNet-5's accelerator with soft errors: bit flips in the accumulators, accuracy over their rate."""
+    """Hit LeNet-5's accelerator with soft errors, in accumulators or in memory: accuracy over their rate.
+
+    --seed is that of the test's faults, --seeds are those of the retrainings.
+    """
     from host.studies import soft_errors, workbench
     from host.studies.report import soft_errors as shown
-    from host.studies.results import short_table
+    from host.studies.results import means_table, short_table
 
     folder = out / name
-    check_folder(folder, started=(folder / "config.json").exists(), resume=resume, restart=restart)
-    if restart:
-        workbench.clear(folder)
     settings = soft_errors.SoftErrorSettings(
         device=device,
         units=units,
-        rates=numbers(rates, "--rates", 0, 1),
+        rates=rates_of(rates),
+        per=cast('Literal["mac", "bit"]', per),
+        sites=tuple(part.strip() for part in site.split(",")) if site else (),
+        seeds=seeds_of(seeds),
         test_images=test_images,
         train_images=train_images,
         lr=lr,
         seed=seed,
     )
+    open_folder(folder, workbench.started, resume=resume, restart=restart)
     with interruptible():
         summary = soft_errors.run(folder, settings, data_dir=data_dir, console=console)
-    show_table(short_table(summary.rows, shown.LEVEL), "LeNet-5 on Fashion-MNIST, with soft errors")
+    table = means_table if len(settings.seeds) > 1 else short_table
+    show_table(table(summary.rows, shown.LEVELS[settings.per]), "LeNet-5 on Fashion-MNIST, with soft errors")
     for line in shown.headline(summary):
         console.print(line)
     show_files(folder)

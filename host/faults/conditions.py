@@ -30,6 +30,11 @@ class ConditionError(RedlineError, ValueError):
     """Conditions cannot hold together, or not on this accelerator; the message says why."""
 
 
+def register_bits(bank: str) -> int:
+    """Bits of a bank's register, where no netlist says otherwise: sums of tree level d have d more than products."""
+    return WORD if bank == "accumulator" else PRODUCT_BITS + int(bank.split("_")[1])
+
+
 class Clock(NamedTuple):
     """A clock on a routed array.
 
@@ -169,9 +174,7 @@ class Conditions:
                 raise ConditionError(f"{bit.bank} has bits 0 to {width - 1}, not {bit.bit}")
 
     def _width(self, bank: str, lane: int) -> int:
-        if self.clock is not None:
-            return self.clock.table.bank(lane, bank).width
-        return WORD if bank == "accumulator" else PRODUCT_BITS + int(bank.split("_")[1])
+        return register_bits(bank) if self.clock is None else self.clock.table.bank(lane, bank).width
 
     def banks(self, config: Config) -> Mapping[str, BankMasks]:
         """The register banks in which something is late or stuck, by name; empty if nothing is.

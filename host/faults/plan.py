@@ -180,6 +180,12 @@ class FaultPlan:
             return self.where(slice(0, int(high)))
         return self.where(np.r_[0:stored, low:high])
 
+    def of_images(self, images: npt.NDArray[np.int64]) -> FaultPlan:
+        """The flips of some images, ascending, which count from 0 in that order, and those in weights."""
+        part = self.where(np.isin(self.image, images) | (self.image == EVERY_IMAGE))
+        place = np.where(part.image == EVERY_IMAGE, EVERY_IMAGE, np.searchsorted(images, part.image))
+        return replace(part, image=place)
+
     def at(self, layer: int, site: str) -> FaultPlan:
         """The flips of one layer (by position) and site."""
         return self.where((self.layer == layer) & (self.site == SITES.index(site)))

@@ -18,7 +18,7 @@ BASELINES = ("retrained fault-free", "noise", "dropout")
 def curves(rows: Sequence[Row]) -> dict[str, Right]:
     """Right answers of each treatment, shape (seeds, clocks, images)."""
     curves = {}
-    for treatment in (*LOOP, *BASELINES):
+    for treatment in (LOOP[0], "CLP", *LOOP[1:], *BASELINES):
         seeds = sorted({row.seed for row in rows if row.treatment == treatment}, key=lambda seed: seed or 0)
         if seeds:
             curves[treatment] = np.stack(

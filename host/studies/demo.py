@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,7 +39,6 @@ def run(
     settings: Settings,
     *,
     data_dir: str | None = None,
-    restart: bool = False,
     console: Console | None = None,
 ) -> Results:
     """Run the demo's studies, each in a folder of its own, and write one report on them.
@@ -49,8 +47,6 @@ def run(
     ----------
     folder : Path
         An interrupted demo in it is taken up.
-    restart : bool
-        Throw away what the folder holds.
 
     Raises
     ------
@@ -59,8 +55,6 @@ def run(
     DataError, DeviceError
         If the data set or the device is missing.
     """
-    if restart and started(folder):
-        shutil.rmtree(folder)
     console = console or Console()
     console.print("[bold]1 of 2: the accelerator overclocked[/]")
     clocked = overclock.run(folder / "overclock", settings.overclock, data_dir=data_dir, console=console)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from host.faults.overclock import Overclock
 from host.schedule.cycles import estimate
 from host.schedule.launch import schedule
 from host.store.files import write_atomic
+from host.studies import treatments
 from host.studies.curves import curves
 from host.studies.report import document
 from host.studies.report import overclock as shown
@@ -25,7 +25,6 @@ from host.studies.workbench import Meter, Settings, Workbench, metered
 from host.training.baselines import Disturbance, dropout, gaussian_noise, retrain_disturbed
 from host.training.microscope import LayerErrors, WordErrors, layer_errors
 from host.training.train import Evaluation, save_weights
-from host.training.twin import Twin
 from hw.delays import Table as DelayTable
 from hw.masks import MOST_GROUPS
 from sim.timing import shipped
@@ -134,7 +133,7 @@ def run(
 
 def _measure(bench: Workbench, s: OverclockSettings) -> Summary:
     tested, retrained, clocks, seeds = len(bench.test), s.images_per_retraining, len(s.clocks), len(s.seeds)
-    images = 2 * tested + clocks * (tested + 2 * s.probe_images + seeds * 2 * (tested + retrained))
+    images = 2 * tested + clocks * (s.probe_images + treatments.images(bench, seeds, clp=False))
     if s.baselines:
         images += seeds * (3 * clocks * tested + retrained)
     with metered(bench.console, images) as meter:
@@ -143,7 +142,7 @@ def _measure(bench: Workbench, s: OverclockSettings) -> Summary:
         rows = [Row.of(None, "float", float_), Row.of(None, "int8, fault-free", clean, against=float_)]
         errors = {}
         for mhz in s.clocks:
-            rows += _at(bench, s, mhz, clean, meter)
+            rows += treatments.measure(bench, mhz, s.fault(mhz), clean, meter, s.seeds)
             errors[mhz] = _errors(bench, s, mhz, meter)
         if s.baselines:
             rows += _baselines(
@@ -196,23 +195,6 @@ def _errors(bench: Workbench, s: OverclockSettings, mhz: float, meter: Meter) ->
     ]
 
 
-def _at(bench: Workbench, s: OverclockSettings, mhz: float, clean: Evaluation, meter: Meter) -> list[Row]:
-    tag, fault = f"{mhz:g}", s.fault(mhz)
-    original = bench.tested(f"original {tag}", bench.twin, fault, meter)
-    choice = bench.protection(f"protection {tag}", fault, meter)
-    names = tuple(choice["names"])
-    rows = [Row.of(mhz, "original", original, against=clean, against_name="int8, fault-free", choice=choice)]
-    for seed in s.seeds:
-        for treatment, protect in (("TWA", ()), ("TWA+CLP", names)):
-            stage = f"{treatment} {tag} seed {seed}"
-            weights = bench.retrained(f"{stage} retraining", fault, protect, meter, seed)
-            found = bench.tested(stage, _twin(bench, weights, protect), fault, meter)
-            rows.append(
-                Row.of(mhz, treatment, found, against=original, against_name="original", protected=protect, seed=seed)
-            )
-    return rows
-
-
 def _baselines(
     bench: Workbench, s: OverclockSettings, original: dict[float | None, Evaluation], meter: Meter
 ) -> list[Row]:
@@ -227,13 +209,9 @@ def _baselines(
         for treatment, file in weights.items():
             for mhz in s.clocks:
                 name = f"{treatment} {mhz:g} seed {seed}"
-                found = bench.tested(name, _twin(bench, file, ()), s.fault(mhz), meter)
+                found = bench.tested(name, treatments.twin_of(bench, file), s.fault(mhz), meter)
                 rows.append(Row.of(mhz, treatment, found, against=original[mhz], against_name="original", seed=seed))
     return rows
-
-
-def _twin(bench: Workbench, weights: Path, protect: tuple[str, ...]) -> Callable[[], Twin]:
-    return lambda: bench.twin(weights, protect)
 
 
 def _disturbed(bench: Workbench, name: str, disturb: Disturbance, seed: int) -> Path:

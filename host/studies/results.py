@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from host.devices.device import LaunchReport
 from host.stats import Paired, Rate, paired
 from host.studies.report.document import Table
@@ -151,8 +153,19 @@ def table_csv(rows: Sequence[Row], level_name: str) -> str:
     return out.getvalue()
 
 
-def results_table(rows: Sequence[Row], level_name: str, last: tuple[str, Callable[[Row], str]] | None = None) -> Table:
-    """Accuracy with its interval, the paired comparison, and a study's own last column."""
+def pooled(rows: Sequence[Row], treatment: str, level: float) -> Rate:
+    """Accuracy over all training seeds; the interval is that of images, seeds taken as one."""
+    right = np.stack([r.evaluation.right for r in rows if r.treatment == treatment and r.level == level])
+    return Rate(round(float(right.mean()) * right.shape[1]), right.shape[1])
+
+
+def seed_column(row: Row) -> str:
+    """A row's training seed, as tables show it."""
+    return "" if row.seed is None else str(row.seed)
+
+
+def results_table(rows: Sequence[Row], level_name: str, *more: tuple[str, Callable[[Row], str]]) -> Table:
+    """Accuracy with its interval, the paired comparison, and a study's own last columns."""
     body = []
     for row in rows:
         low, high = row.accuracy.interval
@@ -172,11 +185,11 @@ def results_table(rows: Sequence[Row], level_name: str, last: tuple[str, Callabl
                 f"{100 * row.accuracy.value:.2f} %",
                 f"{100 * low:.2f} to {100 * high:.2f} %",
                 *compared,
-                *([] if last is None else [last[1](row)]),
+                *(of(row) for _, of in more),
             ]
         )
     head = [level_name, "network", "accuracy", "95 % interval", "change, points [95 %]", "gained / lost", "p"]
-    return Table(head + ([] if last is None else [last[0]]), body, group=0)
+    return Table([*head, *(name for name, _ in more)], body, group=0)
 
 
 def short_table(rows: Sequence[Row], level_name: str) -> Table:
@@ -185,8 +198,23 @@ def short_table(rows: Sequence[Row], level_name: str) -> Table:
     for row in rows:
         change = "" if row.against is None else f"{100 * row.against.difference:+.2f} vs {row.against_name}"
         p = "" if row.against is None else p_value(row.against.p_value)
-        body.append([shown_level(row.level), row.name, percent(row.accuracy), change, p])
+        name = row.name if row.seed is None else f"{row.name}, seed {row.seed}"
+        body.append([shown_level(row.level), name, percent(row.accuracy), change, p])
     return Table([level_name, "network", "accuracy (95 %)", "change, points", "p"], body, group=0)
+
+
+def means_table(rows: Sequence[Row], level_name: str) -> Table:
+    """A line a level, a column a treatment: the mean over training seeds with its interval of images, and each seed."""
+    treatments = [name for name in WORDS if any(row.treatment == name and row.level is not None for row in rows)]
+    body = []
+    for level in levels(rows):
+        line = [shown_level(level)]
+        for name in treatments:
+            here = [row for row in rows if (row.treatment, row.level) == (name, level)]
+            each = ", ".join(f"{100 * row.accuracy.value:.2f}" for row in here)
+            line.append(percent(pooled(rows, name, level)) + (f": {each}" if len(here) > 1 else ""))
+        body.append(line)
+    return Table([level_name, *treatments], body)
 
 
 def protection_table(rows: Sequence[Row], level_name: str) -> Table | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -285,10 +284,9 @@ def open_device(settings: Settings, instrumentation: dict[str, Any]) -> Device:
     return devices.device(settings.device, **options)
 
 
-def clear(folder: Path) -> None:
-    """Throw away the run that a folder holds, if it holds one."""
-    if (folder / "config.json").exists():
-        shutil.rmtree(folder)
+def started(folder: Path) -> bool:
+    """Whether a folder holds a study's run, finished or not."""
+    return (folder / "config.json").exists()
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from host import cli, doctor, models
+from host.cli.study import open_folder
 from host.datasets import data
 from host.program.program import Program
 from sim import tools
@@ -112,6 +113,23 @@ def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> No
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code != 0
     assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_restart_throws_away_a_run_and_nothing_else(tmp_path: Path) -> None:
+    from host.campaign import campaign
+    from host.studies import demo, workbench
+
+    for kind, sign in ((campaign, "campaign.db"), (workbench, "config.json"), (demo, "soft-errors/config.json")):
+        folder = tmp_path / kind.__name__
+        for name in ("precious.txt", sign):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            open_folder(folder, kind.started, restart=True)  # nothing of the kind is there yet
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        open_folder(folder, kind.started, restart=False, resume=True)
+        assert (folder / "precious.txt").exists()
+        open_folder(folder, kind.started, restart=True)
+        assert not folder.exists()
 
 
 def test_verify_agrees_with_itself_and_prints_json() -> None:

@@ -42,14 +42,14 @@ class Bench:
         """Load the data that the settings name."""
         torch.set_num_threads(1)
         calibrate, test, _ = settings.data(data_dir)
-        return Bench(settings, test, calibrate, data_dir)
+        return Bench(settings.resolved(), test, calibrate, data_dir)
 
     @property
     def faults(self) -> Fault:
-        """Soft errors at the settings' rate."""
+        """Soft errors at the settings' rate, and their clock and stuck bits."""
         faults = self.settings.faults
         if not isinstance(faults, Fault):
-            raise CampaignError("this analysis needs a rate of soft errors")
+            raise CampaignError("this analysis needs a rate of soft errors, a clock or stuck bits")
         return faults
 
     @contextmanager
@@ -59,7 +59,7 @@ class Bench:
         if s.weights is None and s.net not in models.SHIPPED:
             raise CampaignError(f"no weights of {s.net} come with Redline; name a file with --weights")
         net = models.MODELS[s.net](pretrained=s.weights or True)
-        with registry.device(s.device, lanes=s.lanes, vec=s.vec, saboteur=True, **s.options) as device:
+        with registry.device(s.device, lanes=s.lanes, vec=s.vec, **s.instrumentation, **s.options) as device:
             yield attach(net, device, calibrate=self.calibrate, fallback="cpu").eval()
 
     def images(self) -> torch.Tensor:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from host.campaign.report import write_csv
+from host.campaign.tables import write_csv, write_figure
 from host.program.arrangement import gather
 from host.program.integer import run_layer
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.schedule.cycles import Memory, estimate
 from host.schedule.launch import schedule
-from host.store.files import write_atomic
 from host.studies.report import figure
 from host.studies.report.document import Figure, Table
 
@@ -133,11 +132,7 @@ def write(folder: Path, found: Cost) -> list[Path]:
         [c.layer, found.images, found.mhz, c.rest_cycles, c.cpu_s, c.cpu_fastest_s, c.cpu_slowest_s, c.relative]
         for c in found.layers
     ]
-    write_csv(folder / "cost.csv", head, rows)
-    drawn = draw(found)
-    write_atomic(folder / "cost.png", drawn.png)
-    write_atomic(folder / "cost.svg", drawn.svg)
-    return [folder / name for name in ("cost.csv", "cost.png", "cost.svg")]
+    return [write_csv(folder / "cost.csv", head, rows), *write_figure(folder, draw(found))]
 
 
 def draw(found: Cost) -> Figure:

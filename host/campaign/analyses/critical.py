@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from host.campaign.report import write_csv
+from host.campaign.tables import write_csv, write_figure
 from host.datasets.data import Labelled
 from host.faults.models import Fault
 from host.stats import Paired, Rate, paired
-from host.store.files import write_atomic
 from host.studies.report import figure
 from host.studies.report.document import Figure, Table
 from host.training.protect import Choice, by_accuracy, by_error_distribution
@@ -106,17 +105,14 @@ def write(folder: Path, found: Critical) -> list[Path]:
         for policy, choice in found.choices.items()
         for name in layers
     ]
-    write_csv(folder / "critical.csv", ["policy", "threshold", "layer", "score", "chosen"], rows)
+    scores = write_csv(folder / "critical.csv", ["policy", "threshold", "layer", "score", "chosen"], rows)
     head = ["protected", "right", "images", "accuracy", "low", "high", "difference", "diff_low", "diff_high", "p"]
     alone = found.alone
     values: list[list[object]] = [["", alone.successes, alone.trials, alone.value, *alone.interval, 0.0, 0.0, 0.0, 1.0]]
     for name, (r, c) in found.protected.items():
         values.append([name, r.successes, r.trials, r.value, *r.interval, c.difference, *c.interval, c.p_value])
-    write_csv(folder / "choices.csv", head, values)
-    drawn = draw(found)
-    write_atomic(folder / "critical.png", drawn.png)
-    write_atomic(folder / "critical.svg", drawn.svg)
-    return [folder / name for name in ("critical.csv", "choices.csv", "critical.png", "critical.svg")]
+    worth = write_csv(folder / "choices.csv", head, values)
+    return [scores, worth, *write_figure(folder, draw(found))]
 
 
 def draw(found: Critical) -> Figure:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from host.campaign.report import write_csv
+from host.campaign.tables import write_csv, write_figure
 from host.faults.models import Fault
 from host.stats import Clustered
-from host.store.files import write_atomic
 from host.studies.report import figure
 from host.studies.report.document import Figure
 from host.training.protect import distances
@@ -75,11 +74,7 @@ def write(folder: Path, found: Distribution) -> list[Path]:
         for name, shares in found.layers.items()
         for kind, r in shares.items()
     ]
-    write_csv(folder / "errors.csv", head, rows)
-    drawn = draw(found)
-    write_atomic(folder / "errors.png", drawn.png)
-    write_atomic(folder / "errors.svg", drawn.svg)
-    return [folder / name for name in ("errors.csv", "errors.png", "errors.svg")]
+    return [write_csv(folder / "errors.csv", head, rows), *write_figure(folder, draw(found))]
 
 
 def draw(found: Distribution) -> Figure:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from host.campaign.campaign import STORE, CampaignError
-from host.campaign.report import write_csv
+from host.campaign.space import STUCK
 from host.campaign.store import Store
+from host.campaign.tables import write_csv, write_figure
+from host.faults.plan import SITES
 from host.stats import Clustered
-from host.store.files import write_atomic
 from host.studies.report import figure
 from host.studies.report.document import Figure
+from hw.delays import bank_names
 
 OUTCOMES = ("sdc1", "sdc5", "masked")
 
@@ -23,10 +25,12 @@ OUTCOMES = ("sdc1", "sdc5", "masked")
 class Sensitivity:
     """Outcomes of an arm's single faults by (layer, site, bit).
 
+    Of stuck bits, the bank of registers is in the layer's place, and the site tells the value.
+
     Attributes
     ----------
     layers : list of str
-        Those that were hit, in the network's order of first appearance in the fingerprint's space.
+        Those that were hit, in the network's order; banks in the order of the data.
     cells : dict of dict of Clustered
         By (layer, site, bit) and outcome.
     by_layer, by_bit : dict of dict of Clustered
@@ -53,15 +57,22 @@ def measure(folder: Path, arm: str | None = None) -> Sensitivity:
         if arm not in store.arms:
             raise CampaignError(f"no arm {arm!r}; there are {', '.join(store.arms)}")
         if store.fingerprint["faults"]["model"] != "SingleFault":
-            raise CampaignError(f"{folder}: sensitivity is that of single faults; this campaign has a rate")
+            raise CampaignError(
+                f"{folder}: sensitivity is that of single faults; in this campaign, every trial has the same rate, "
+                "clock or stuck bits"
+            )
+        # A stuck bit is in no layer.
         rows = store.query(
-            "SELECT t.layer, t.site, t.bit, SUM(o.sdc1), SUM(o.sdc5), SUM(o.masked), COUNT(*) FROM outcome o "
-            "JOIN trial t ON t.number = o.number WHERE o.arm = ? AND o.number < ? GROUP BY o.number",
+            "SELECT COALESCE(t.layer, t.bank), t.site || COALESCE(' at ' || t.value, ''), t.bit, SUM(o.sdc1), "
+            "SUM(o.sdc5), SUM(o.masked), COUNT(*) FROM outcome o JOIN trial t ON t.number = o.number "
+            "WHERE o.arm = ? AND o.number < ? GROUP BY o.number",
             (arm, store.complete()),
         )
+        stuck = store.fingerprint["faults"]["sites"] == [STUCK]
+        vec = store.fingerprint["device"]["config"]["vec"]
     if not rows:
         raise CampaignError(f"{folder}: no trials yet; 'redline campaign run' runs them")
-    order = _order(folder, arm)
+    order = list(bank_names(vec)) if stuck else _order(folder, arm)
     groups: dict[object, list[tuple[int, ...]]] = defaultdict(list)
     for layer, site, bit, *counts in rows:
         for key in ((layer, site, bit), layer, (site, bit)):
@@ -105,11 +116,7 @@ def write(folder: Path, found: Sensitivity) -> list[Path]:
     rows = [row(layer, "", "", shares) for layer, shares in found.by_layer.items()]
     rows += [row("", site, bit, shares) for (site, bit), shares in found.by_bit.items()]
     rows += [row(layer, site, bit, shares) for (layer, site, bit), shares in found.cells.items()]
-    write_csv(folder / "sensitivity.csv", head, rows)
-    drawn = draw(found)
-    write_atomic(folder / f"{drawn.name}.png", drawn.png)
-    write_atomic(folder / f"{drawn.name}.svg", drawn.svg)
-    return [folder / "sensitivity.csv", folder / f"{drawn.name}.png", folder / f"{drawn.name}.svg"]
+    return [write_csv(folder / "sensitivity.csv", head, rows), *write_figure(folder, draw(found))]
 
 
 def draw(found: Sensitivity) -> Figure:
@@ -118,7 +125,8 @@ def draw(found: Sensitivity) -> Figure:
     with figure.pyplot() as plt:
         drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
         _bars(left, found.layers, [found.by_layer[name]["sdc1"] for name in found.layers])
-        left.set_xlabel("layer")
+        left.set_xlabel("layer" if set(sites) <= set(SITES) else "register bank")
+        left.tick_params(axis="x", rotation=0 if len(found.layers) < 8 else 60)
         left.set_ylabel("SDC-1, %; 95 % interval")
         for site in sites:
             bits = sorted(bit for s, bit in found.by_bit if s == site)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from host.stats import Rate
-from host.studies.curves import LOOP, curves
+from host.studies.curves import LOOP
 from host.studies.report import figure
-from host.studies.report.common import device_words, settings_table, versions_table
+from host.studies.report.common import (
+    accuracy_curves,
+    clean_line,
+    device_words,
+    protection_section,
+    protection_words,
+    retraining_words,
+    settings_section,
+    treatment_words,
+)
 from host.studies.report.document import Bullets, Figure, Section, Table
-from host.studies.results import WORDS, Row, levels, percent, protection_table, results_table, shown_level
+from host.studies.results import levels, percent, pooled, results_table, seed_column, shown_level
 from hw.delays import Table as DelayTable
 
 if TYPE_CHECKING:
@@ -25,22 +31,17 @@ LEVEL = "clock, MHz"
 
 def sections(summary: Summary) -> list[Section]:
     """The report's parts; the first has no heading of its own."""
-    treatments = {row.treatment for row in summary.rows}
-    words = Bullets([f"{name}: {text}" for name, text in WORDS.items() if name in treatments], terms=True)
     parts = [
         Section("", [Bullets(headline(summary)), plot(summary)]),
         Section(
             "Where accuracy has fallen by one point and by five", [tipping_table(summary), _tipping_words(summary)]
         ),
-        Section("Results", [results_table(summary.rows, LEVEL, ("training seed", _seed)), words]),
+        Section(
+            "Results",
+            [results_table(summary.rows, LEVEL, ("training seed", seed_column)), treatment_words(summary.rows)],
+        ),
+        *protection_section(summary.rows, LEVEL, summary.settings.threshold),
     ]
-    protection = protection_table(summary.rows, LEVEL)
-    if protection is not None:
-        text = (
-            f"Share of each layer's outputs that are more than {summary.settings.threshold} units off, compared with "
-            "what the layer makes of the same input without errors; the layer with the largest share is protected."
-        )
-        parts.append(Section("The protected layer", [text, protection]))
     words_of = (
         f"Of the original network on {summary.settings.probe_images} training images: the share of wrong words, their "
         "mean distance from the right one, and the bits that are wrong most often. A layer is compared with what it "
@@ -50,16 +51,8 @@ def sections(summary: Summary) -> list[Section]:
         *parts,
         Section("What the layers do wrong", [words_of, errors_table(summary), bits_plot(summary)]),
         Section("How", [Bullets(how(summary))]),
-        Section(
-            "Settings and versions",
-            [settings_table(asdict(summary.settings)), versions_table(summary.versions)],
-            folded=True,
-        ),
+        settings_section(summary.settings, summary.versions),
     ]
-
-
-def _seed(row: Row) -> str:
-    return "" if row.seed is None else str(row.seed)
 
 
 def tipping_table(summary: Summary) -> Table:
@@ -97,17 +90,11 @@ def headline(summary: Summary) -> list[str]:
         ]
         said.append(f"The original network has lost {lost} at {tips['original']}, {' and '.join(others)}.")
     top = max(levels(summary.rows))
-    at = {name: _pooled(summary.rows, name, top) for name in LOOP}
+    at = {name: pooled(summary.rows, name, top) for name in LOOP}
     said.append(f"At {top:g} MHz: " + "; ".join(f"{name} {percent(rate)}" for name, rate in at.items()) + ".")
     if not summary.repeatable:
         said.append("A SECOND RUN GAVE OTHER OUTPUTS: the errors are not deterministic, which is a defect.")
     return said
-
-
-def _pooled(rows: Sequence[Row], treatment: str, level: float) -> Rate:
-    """Accuracy over all seeds; the interval is that of images, seeds taken as one."""
-    right = np.stack([r.evaluation.right for r in rows if r.treatment == treatment and r.level == level])
-    return Rate(round(float(right.mean()) * right.shape[1]), right.shape[1])
 
 
 def how(summary: Summary) -> list[str]:
@@ -120,10 +107,8 @@ def how(summary: Summary) -> list[str]:
         "The same input at the same clock makes the same errors; a repeated run gave the same outputs, byte for byte."
         if summary.repeatable
         else "A repeated run gave other outputs.",
-        f"Each retraining saw {s.train_images:,} training images in batches of {s.batch} (SGD, learning rate {s.lr:g}) "
-        "at the clock at which it is tested, from the pretrained network.",
-        f"The protected layer is the one with the largest share of outputs more than {s.threshold} units off "
-        f"(measured on {s.probe_images} training images at that clock); it runs on the CPU in the same integers.",
+        retraining_words(s, "at the clock at which it is tested"),
+        protection_words(s, " at that clock"),
     ]
 
 
@@ -143,15 +128,7 @@ def plot(summary: Summary) -> Figure:
         picture, (left, right) = plt.subplots(
             1, 2, figsize=(12, 5), gridspec_kw={"width_ratios": [3, 2]}, layout="constrained"
         )
-        left.axhline(100 * clean.value, color=figure.INK, linewidth=1, linestyle=(0, (6, 3)))
-        left.annotate(
-            f"fault-free int8: {100 * clean.value:.1f} %",
-            (0, 100 * clean.value),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 4),
-            textcoords="offset points",
-            color=figure.INK,
-        )
+        clean_line(left, clean)
         static = summary.settings.delays.static_fmax_mhz()
         left.axvline(static, color=figure.INK, linewidth=0.8, linestyle=":")
         left.annotate(
@@ -163,15 +140,7 @@ def plot(summary: Summary) -> Figure:
             color=figure.INK,
             fontsize=9,
         )
-        for name, curve in curves(rows).items():
-            mean = 100 * curve.mean((0, 2))
-            ends = 100 * np.array([_pooled(rows, name, mhz).interval for mhz in clocks])
-            style = "-" if name in LOOP else "--"
-            left.plot(clocks, mean, style, color=figure.COLOURS[name], label=name, marker="o", markersize=4)
-            left.fill_between(clocks, ends[:, 0], ends[:, 1], color=figure.COLOURS[name], alpha=0.2, linewidth=0)
-            if len(curve) > 1:
-                for one in curve:
-                    left.plot(clocks, 100 * one.mean(1), color=figure.COLOURS[name], linewidth=0.5, alpha=0.6)
+        accuracy_curves(left, rows)
         left.set_xlabel("clock, MHz")
         left.set_ylabel(f"accuracy on {clean.trials:,} test images, %")
         left.set_ylim(0, 104)

@@ -102,7 +102,6 @@ def test_rates_give_trials_without_places(tmp_path: Path) -> None:
     small.campaign(SoftErrors(1e-4, per="mac")).run(Trials(5), tmp_path, workers=0)
     with Store(tmp_path / STORE) as store:
         found = store.query("SELECT layer, bit, flips FROM trial")
-        assert store.query("SELECT COUNT(*) FROM outcome WHERE stage IS NOT NULL") == [(0,)]
     assert all(layer is None and bit is None and flips > 0 for layer, bit, flips in found)
 
 
@@ -112,7 +111,9 @@ def test_permanent_faults_hit_every_trial_but_not_protected_layers(tmp_path: Pat
     twins["all"] = small.twins(overclock=16)["original"]
     twins["all"].protect(twins["all"].layers)
     campaign = Campaign(twins, stuck + SoftErrors(1e-6, per="mac"), small.Random.of(20), 4, 0, "reference")
-    assert campaign.fingerprint["faults"]["parts"][0]["conditions"] == stuck.conditions.digest
+    assert campaign.fingerprint["faults"]["parts"][0] == {
+        "model": "StuckAt", "lane": 1, "bit": 20, "value": 1, "site": "accumulator",
+    }  # fmt: skip
     campaign.run(Trials(4), tmp_path, workers=0)
     with Store(tmp_path / STORE) as store:
         masked = {arm: int(store.count("masked", arm).successes.sum()) for arm in store.arms}
@@ -427,7 +428,7 @@ def test_two_processes_do_not_run_one_campaign(tmp_path: Path) -> None:
 
 def test_a_trial_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db", {"arms": {"a": {}}}) as store:
-        trial = TrialRow(0, None, None, None, None, None, 1, "")
+        trial = TrialRow(0, 1, "")
         good = OutcomeRow(0, "a", 0, 5, 1, None, None, 0, 0, 1, 1, 1, 1)
         with pytest.raises(StoreError, match="UNIQUE"):
             store.add([trial], [good, good])

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from host.campaign.masking import STAGES, prefixes, where_masked
+from host.campaign.masking import STAGES, prefixes, where_any_masked, where_masked
 from host.campaign.outcomes import outcomes
 from host.campaign.space import FaultSpace, Place, plan_of
 from host.compiler.compile import compile as compile_network
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
-from host.faults.plan import SITES
+from host.faults.plan import EVERY_IMAGE, SITES, FaultPlan
+from host.faults.stuck import StuckAt
 from host.models import lenet5, shufflenet_v2_x1_0
 from host.program.arrangement import gather
 from host.program.integer import accumulate
@@ -129,6 +130,15 @@ def check_against_writeback(program: Program, x: np.ndarray, places: list[Place]
         found = where_masked(
             program, place, {n: v[rows] for n, v in values.items()}, {n: v[rows] for n, v in faulty.out.items()}
         )
+        plan = plan_of(place, program.names, len(x)).of_images(rows)
+        layerwise = where_any_masked(
+            program, plan, {n: v[rows] for n, v in values.items()}, {n: v[rows] for n, v in faulty.out.items()}
+        )
+        for (name, stage), (again, other) in zip(found, layerwise, strict=True):
+            # Where several layers read what is wrong, one names the latest stage, the other the last layer.
+            readers = [name, *(r for s in program.layer(name).sources for r in program.readers(s))]
+            assert again in readers or again is None
+            assert other == stage or len(readers) > 2 or (place.site, stage) == ("mac", "pool")
         for at, (name, stage) in zip(rows, found, strict=True):
             seen[stage] += 1
             if stage == "unread":
@@ -211,3 +221,74 @@ def test_a_fault_before_a_branch_is_masked_by_all_its_readers() -> None:
     x = np.full((1, 1, 2, 2), 16, np.int8)
     seen = check_against_writeback(program, x, [Place("l", "feature", 1, 0, 0), Place("l", "feature", 2, 0, 1)])
     assert seen["requantise"] == 2
+
+
+# -- any faults
+
+
+def trace(program: Program, plan: FaultPlan, pixels: list[int]) -> tuple[str | None, str]:
+    x = np.array(pixels, np.int8).reshape(1, 1, 2, 2)
+    runtime = Runtime(program, ReferenceDevice(program.config))
+    clean, faulty = runtime.forward(x), runtime.forward(x, plan=plan)
+    assert np.array_equal(clean.out["l"], faulty.out["l"]), "the faults must be masked"
+    return where_any_masked(program, plan, {INPUT: x, **clean.out}, faulty.out)[0]
+
+
+def stuck(bit: int, value: int, lane: int = 0) -> FaultPlan:
+    return FaultPlan.of(("l",)).under(StuckAt(lane, bit, value).conditions)
+
+
+@pytest.mark.parametrize(
+    ("bit", "value", "relu", "pool", "pixels", "wanted"),
+    [
+        (4, 1, False, False, [5, 7, 1, 3], "dormant"),  # accumulators 80, 112, 16, 48: bit 4 is 1
+        (20, 0, False, False, [5, 7, 1, 3], "dormant"),
+        (0, 1, False, False, [5, 7, 1, 3], "requantise"),  # 1 of 16
+        (31, 1, True, False, [-5, -7, 0, -3], "relu"),
+        (4, 0, True, True, [5, 8, 1, 3], "pool"),  # 128 has no bit 4, and is the largest
+    ],
+)
+def test_a_stuck_bit_dies_where_arithmetic_says(
+    bit: int, value: int, relu: bool, pool: bool, pixels: list[int], wanted: str
+) -> None:
+    program = pixel_program(relu, pool, Config(overclock=32))
+    assert trace(program, stuck(bit, value), pixels) == (None if wanted == "dormant" else "l", wanted)
+
+
+def test_faults_that_do_not_happen_are_told_apart() -> None:
+    program = pixel_program(False, False, Config(overclock=32))
+    protected = program.with_placement(cpu=["l"])
+    none, flip = FaultPlan.of(("l",)), FaultPlan.of(("l",), 0, 0, SITES.index("mac"), 0, 0, 9)
+    assert trace(program, none, [5, 7, 1, 3]) == (None, "none")
+    assert trace(program, flip.of_images(np.array([1])), [5, 7, 1, 3]) == (None, "none")  # another image's
+    assert trace(protected, flip, [5, 7, 1, 3]) == ("l", "protected")
+    assert trace(protected, stuck(9, 1), [5, 7, 1, 3]) == (None, "protected")
+    # The channels of lane 3 are those of no layer here.
+    assert trace(program, stuck(9, 1, lane=3), [5, 7, 1, 3]) == (None, "dormant")
+    weight = FaultPlan.of(("l",), EVERY_IMAGE, 0, SITES.index("weight"), 0, 0, 3)
+    assert trace(program, weight, [0, 0, 0, 0]) == ("l", "accumulate")
+
+
+def test_two_flips_that_undo_each_other_die_in_the_sum() -> None:
+    # 80 has bit 4: cleared and set again after the only step would cancel in the plan, so two layers' worth is needed.
+    config = Config(vec=4, lanes=4, port_bits=32)
+    layer = replace(
+        pixel_program(False, False).layers[0], in_shape=(8, 1, 1), weight_frac=(4,), source_channels=()
+    )  # fmt: skip
+    weight = np.zeros((1, 8, 1, 1), np.int8)
+    weight[0, 0] = 16
+    program = Program(config, (layer,), {"l": weight}, {"l": np.zeros(1, np.int32)}, (8, 1, 1), 0)
+    x = np.full((1, 8, 1, 1), 5, np.int8)
+    # 80 after both steps: bit 4 is flipped off after the first and on after the second.
+    plan = FaultPlan.of(("l",), 0, 0, SITES.index("mac"), 0, [0, 1], 4)
+    runtime = Runtime(program, ReferenceDevice(config))
+    clean, faulty = runtime.forward(x), runtime.forward(x, plan=plan)
+    assert np.array_equal(clean.out["l"], faulty.out["l"])
+    assert where_any_masked(program, plan, {INPUT: x, **clean.out}, faulty.out) == [("l", "accumulate")]
+
+
+def test_rows_of_a_plan_follow_the_images_that_are_asked_for() -> None:
+    plan = FaultPlan.of(("l",), [EVERY_IMAGE, 1, 4, 4, 7], 0, [0, 3, 3, 3, 3], [2, 0, 0, 1, 0], 0, 1)
+    part = plan.of_images(np.array([1, 3, 4]))
+    assert part.image.tolist() == [EVERY_IMAGE, 0, 2, 2]
+    assert part.output.tolist() == [2, 0, 0, 1]

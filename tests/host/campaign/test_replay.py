@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from pywellen import Waveform
 
 from host.campaign.campaign import STORE, Campaign, CampaignError
 from host.campaign.replay import replay
+from host.campaign.space import Place
 from host.campaign.stop import Trials
 from host.campaign.store import Store
 from host.campaign.trials import SingleFault
-from host.campaign.waveform import write_view
+from host.campaign.waveform import command, show, signals, write_view
 from host.devices import registry
+from host.faults.models import SoftErrors
+from host.faults.overclock import Overclock
+from host.faults.stuck import StuckAt
 from host.models import lenet5
 from host.training.twin import attach
+from hw.masks import MOST_GROUPS
 from tests.host.campaign import small
 
 
@@ -134,15 +141,83 @@ def test_a_record_that_the_rtl_contradicts_is_an_error(folder: Path, tmp_path: P
         replay(copy, number)
 
 
+def values(path: Path, name: str, times: list[int]) -> list[int]:
+    """What a signal of the top holds at some times, in picoseconds."""
+    (found,) = [var for var in Waveform(str(path)).all_vars() if var.full_name == f"redline_system.{name}"]
+    return [int(found.signal.value_at(time)) for time in times]
+
+
 @pytest.mark.slow
-def test_waveforms_and_a_view_of_the_fault_are_written(folder: Path, tmp_path: Path) -> None:
-    found = replay(folder, first_trial(folder, "site = 'mac' AND NOT masked"), waves=tmp_path)
-    assert [path.stat().st_size > 100_000 for path in found.waves] == [True, True]
+def test_the_waveform_shows_the_fault_where_the_view_points(folder: Path, tmp_path: Path) -> None:
+    number = first_trial(folder, "site = 'mac' AND NOT masked AND t.layer = 'conv2'")
+    found = replay(folder, number, waves=tmp_path)
+    assert isinstance(found.place, Place)
+    assert found.time_ns is not None
     view = write_view(found)
     assert view is not None
     text = view.read_text()
-    assert str(found.waves[0]) in text
-    assert found.time_ns is not None
-    assert f" {1000 * found.time_ns} " in text
+    marker = 1000 * found.time_ns
+    assert f'[dumpfile] "{found.waves[0]}"' in text
+    assert f"*-16.000000 {marker} {marker + 10_000} -1 " in text
+    assert f"[timestart] {marker - 200_000}\n" in text
+    # All that the view lists is in the waveform; the bits behind a name are the view's way to write a vector.
+    faulty, clean = found.waves
+    there = {var.full_name for var in Waveform(str(faulty)).all_vars()}
+    listed = [name for names in signals(found.config).values() for name in names]
+    assert all(name in text and name.partition("[")[0] in there for name in listed)
+    # The flip stands from the marker on, in that lane's accumulator and nowhere else; until then the runs are alike.
+    before, at = (values(path, "probe_acc", [marker - 1, marker]) for path in (faulty, clean))
+    assert before[0] == at[0]
+    channel = found.place.output // 100  # conv2 has 10 x 10 outputs a channel
+    assert before[1] ^ at[1] == 1 << (32 * (channel % 16) + found.place.bit)
     # A simulator that was cut off leaves a half-written file's companions.
     assert {path.suffix for path in tmp_path.iterdir()} == {".fst", ".gtkw"}
+
+
+def test_a_view_is_opened_where_there_is_a_viewer_and_a_display(tmp_path: Path) -> None:
+    view = tmp_path / "a view.gtkw"
+    assert command(view) == f"gtkwave '{view}'"
+    assert show(view, {"PATH": str(tmp_path), "DISPLAY": ":0"}).startswith("not opened: no gtkwave here")
+    viewer, seen = tmp_path / "gtkwave", tmp_path / "seen"
+    viewer.write_text(f'#!/bin/sh\necho "$1" > {seen}.part && mv {seen}.part {seen}\n')
+    viewer.chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    assert show(view, {"PATH": path}).startswith("not opened: no display here (DISPLAY and WAYLAND_DISPLAY")
+    assert not seen.exists()
+    assert show(view, {"PATH": path, "WAYLAND_DISPLAY": "wayland-0"}) == f"opened in {viewer}"
+    for _ in range(200):
+        if seen.exists():
+            break
+        time.sleep(0.05)
+    assert seen.read_text().strip() == str(view)
+
+
+@pytest.mark.slow
+def test_late_and_stuck_bits_are_replayed_on_the_rtl(tmp_path: Path) -> None:
+    """An accelerator of another build: room for late bits."""
+    device = registry.device("reference", saboteur=True, overclock=MOST_GROUPS)
+    pixels = small.Random.of(16).pixels
+    twin = attach(lenet5(pretrained=True), device, calibrate=pixels)
+    models = {
+        "clock": Overclock(mhz=190),
+        "stuck": SingleFault("stuck"),
+        "both": StuckAt(lane=2, bit=3, value=1) + SoftErrors(1e-5, per="mac"),
+    }
+    for name, faults in models.items():
+        Campaign(twin, faults, small.Random.of(20), 2, 1, "reference").run(Trials(8), tmp_path / name, workers=0)
+        number = first_trial(tmp_path / name, "NOT masked")
+        found = replay(tmp_path / name, number)
+        assert found.cycle is not None
+        assert found.differs["fc3"][0] > 0
+        cycles = [c for spread in found.spread for _, _, c in spread.wrong.values() if c is not None]
+        assert min(cycles) == found.cycle
+        # Registers of the array are wrong, what they are given is not, in the first layer.
+        assert found.spread[0].wrong["features"][0] == found.spread[0].wrong["weights"][0] == 0
+        said = "\n".join(found.lines())
+        assert {"clock": "190.0 MHz", "stuck": "stuck at", "both": "bit 3 of lane 2"}[name] in said
+    with Store(tmp_path / "stuck" / STORE) as store:
+        masked = store.query("SELECT number, position, layer, stage FROM outcome WHERE masked LIMIT 1")
+    for number, position, layer, stage in masked:
+        found = replay(tmp_path / "stuck", number, position=position)
+        assert found.masked_at == (layer, stage)
+        assert f"at stage {stage}" in found.lines()[-1]

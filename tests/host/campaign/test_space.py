@@ -82,7 +82,7 @@ def test_the_space_has_every_place_of_its_sites_once(sites: tuple[str, ...], pro
         assert 0 <= place.output < outputs
         assert 0 <= place.step < steps
         assert 0 <= place.bit < SITE_BITS[place.site]
-    assert sum(space.layer_sizes().values()) == space.size
+    assert sum(space.part_sizes().values()) == space.size
 
 
 def test_single_faults_are_distinct_and_uniform_over_layers_steps_and_bits(program: Program) -> None:
@@ -91,7 +91,7 @@ def test_single_faults_are_distinct_and_uniform_over_layers_steps_and_bits(progr
     assert len(set(places)) == 4000
     space = trials.space
     assert space is not None
-    names, sizes = zip(*space.layer_sizes().items(), strict=True)
+    names, sizes = zip(*space.part_sizes().items(), strict=True)
     counts = [sum(place.layer == name for place in places if place) for name in names]
     wanted = np.array(sizes) / space.size * 4000
     assert stats.chisquare(counts, wanted).pvalue > 1e-3
@@ -144,7 +144,7 @@ def test_images_of_trials_are_drawn_evenly_without_replacement(program: Program)
 
 
 def test_what_the_network_does_not_have_is_refused(program: Program) -> None:
-    with pytest.raises(SpaceError, match="sites of weight, input, feature, mac, not dram"):
+    with pytest.raises(SpaceError, match="sites of weight, input, feature, mac, stuck, not dram"):
         SingleFault("dram")
     with pytest.raises(SpaceError, match="not none"):
         SingleFault(())

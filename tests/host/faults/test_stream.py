@@ -106,10 +106,29 @@ def test_flipping_twice_restores(program: Program) -> None:
     assert not np.array_equal(runtime.forward(x, plan=plan).out["fc3"], clean.out["fc3"])
 
 
-@pytest.mark.parametrize(("rate", "site"), [(1e-3, "weight"), (3e-4, "input"), (2e-3, "feature")])
-def test_the_empirical_bit_error_rate_lies_in_its_interval(rate: float, site: str, program: Program) -> None:
-    plan = SoftErrors(rate, sites=(site,)).draw(program, 0, 40, 3)
-    bits = 8 * sum(extents(program, at, site)[0] for at in range(len(program.layers)))
-    exposed = bits if site == "weight" else 40 * bits
+def test_a_weight_that_was_flipped_by_hand_is_restored_by_the_devices_flip(program: Program) -> None:
+    """Nothing cancels in the plan here: one flip is in the tensor, the other is the device's."""
+    plan = SoftErrors(1e-3, sites=("weight",)).draw(program, 0, 3, 5)
+    hurt = program.with_placement([])
+    for layer, output, bit in zip(plan.layer, plan.output, plan.bit, strict=True):
+        weight = hurt.weights[program.names[layer]].copy()
+        weight.reshape(-1).view(np.uint8)[output] ^= np.uint8(1 << bit)
+        hurt.weights[program.names[layer]] = weight
+    x = np.random.default_rng(1).integers(-128, 128, (3, 1, 28, 28)).astype(np.int8)
+    clean = Runtime(program, ReferenceDevice()).forward(x)
+    runtime = Runtime(hurt, ReferenceDevice())
+    once, twice = runtime.forward(x), runtime.forward(x, plan=plan)
+    assert not np.array_equal(once.out["fc3"], clean.out["fc3"])
+    assert all(np.array_equal(clean.out[name], twice.out[name]) for name in program.names)
+
+
+@pytest.mark.parametrize(("rate", "site"), [(1e-3, "weight"), (3e-4, "input"), (2e-3, "feature"), (1e-4, "mac")])
+def test_the_empirical_error_rate_lies_in_its_interval(rate: float, site: str, program: Program) -> None:
+    per = "mac" if site == "mac" else "bit"
+    plan = SoftErrors(rate, per, (site,)).draw(program, 0, 40, 3)
+    places = (1 if site == "mac" else 8) * sum(
+        int(np.prod(extents(program, at, site))) for at in range(len(program.layers))
+    )
+    exposed = places if site == "weight" else 40 * places
     interval = stats.binomtest(len(plan), exposed).proportion_ci(0.999, method="wilson")
     assert interval.low <= rate <= interval.high

@@ -122,7 +122,7 @@ def test_ctrl_c_anywhere_and_running_again_gives_the_same_table(tmp_path: Path) 
         [*COMMAND, "--out", str(tmp_path), "--name", "whole"], env=environment, capture_output=True, text=True
     )
     assert whole.returncode == 0, whole.stderr
-    for stage in ("TWA retraining 0.001.safetensors", "TWA+CLP retraining 0.001.safetensors"):
+    for stage in ("TWA 0.001 seed 1 retraining.safetensors", "TWA+CLP 0.001 seed 1 retraining.safetensors"):
         process = subprocess.Popen(
             [*COMMAND, "--out", str(tmp_path), "--name", "cut"],
             env=environment,
