@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from host import models
+from host.compiler.compile import compile as compiled
 from host.conformance.launches import compare
 from host.devices.device import DeviceError
 from host.devices.reference import ReferenceDevice
@@ -153,6 +156,15 @@ def test_other_gateware_is_refused(offset: int, message: str) -> None:
 def test_a_board_with_less_memory_than_asked_for_is_refused(board: Board) -> None:
     with pytest.raises(DeviceError, match="has 131072 bytes of memory, fewer than memory_bytes=1000000"):
         device(board.path, memory_bytes=1_000_000)
+
+
+def test_a_program_that_the_board_cannot_hold_is_refused() -> None:
+    program = compiled(models.lenet5(pretrained=True), CONFIG, calibrate=torch.rand(4, 1, 28, 28))
+    x = np.zeros((1, 1, 28, 28), np.int8)
+    with Board(CONFIG, 1 << 16) as board, device(board.path) as serial:
+        with pytest.raises(DeviceError, match=r"needs \d+ bytes of device memory, the device has 65536"):
+            Runtime(program, serial).forward(x)
+        assert not board.starts
 
 
 def test_a_port_that_is_not_there_is_refused() -> None:
