@@ -79,7 +79,8 @@ def distinct(size: int, count: int, stream: np.random.Generator) -> npt.NDArray[
 
     Draws as many as are missing until none is: no set is preferred, since renaming the integers changes nothing.
     """
-    found = np.zeros(0, np.int64)
-    while len(found) < count:
-        found = np.unique(np.append(found, stream.integers(size, size=count - len(found))))
+    found = np.sort(stream.integers(size, size=count))
+    while (twice := found[1:] == found[:-1]).any():
+        found = np.append(found[:1], found[1:][~twice])
+        found = np.sort(np.append(found, stream.integers(size, size=count - len(found))))
     return found
