@@ -20,6 +20,7 @@ FLIPS = 1000
 ROUNDS = {1: 15, 16: 5}
 """Rounds at each batch."""
 SITES = ("mac", "feature")
+RATIOS = ("pytorchfi_over_ours", "mrfi_over_ours", "pytorchfi_declared_once_over_ours")
 SEED = 1
 MODELS = {
     "redline": "the accelerator's int8 arithmetic, every byte as the RTL has it; mac: a bit of a 32-bit accumulator "
@@ -56,8 +57,9 @@ def measure(
     Returns
     -------
     dict
-        pytorchfi_over_ours, mrfi_over_ours : their time over that of Redline's emulator; the worst over batches, over
-        both sites of ours, and over the ways to use each of them
+        pytorchfi_over_ours, mrfi_over_ours : their time over that of Redline's emulator, used as they document; the
+            worst over batches, over our sites, and over MRFI's ways to quantise
+        pytorchfi_declared_once_over_ours : the same for PyTorchFI with its lists of places exchanged from outside
         rows : times by batch, ms of processor time an image
         models, versions, kernels, network, flips, threads : of the measurement
 
@@ -73,8 +75,7 @@ def measure(
     finally:
         torch.set_num_threads(before)
     return {
-        "pytorchfi_over_ours": min(row["pytorchfi_over_ours"] for row in rows),
-        "mrfi_over_ours": min(row["mrfi_over_ours"] for row in rows),
+        **{key: min(row[key] for row in rows) for key in RATIOS},
         "flips": flips,
         "rows": [{key: value for key, value in row.items() if key != "kernels"} for row in rows],
         "models": MODELS,
@@ -119,8 +120,9 @@ def _row(
     return {
         "batch": batch,
         "ms_an_image": {name: round(value / batch * 1e3, 3) for name, value in seconds.items()},
-        "pytorchfi_over_ours": round(min(seconds["pytorchfi"], seconds["pytorchfi_declared_once"]) / slowest, 2),
+        "pytorchfi_over_ours": round(seconds["pytorchfi"] / slowest, 2),
         "mrfi_over_ours": round(min(seconds["mrfi"], seconds["mrfi_only_hit_values"]) / slowest, 2),
+        "pytorchfi_declared_once_over_ours": round(seconds["pytorchfi_declared_once"] / slowest, 2),
         "kernels": kernels,
     }
 

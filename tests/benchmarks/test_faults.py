@@ -170,12 +170,13 @@ def test_a_small_run_gives_every_figure() -> None:
     result = faults.measure(network=models.lenet5, shape=(1, 28, 28), flips=20, rounds={1: 1, 2: 1})
     assert json.loads(json.dumps(result)) == result
     assert [row["batch"] for row in result["rows"]] == [1, 2]
-    for other in ("pytorchfi", "mrfi"):
-        assert result[f"{other}_over_ours"] == min(row[f"{other}_over_ours"] for row in result["rows"])
+    for ratio in faults.RATIOS:
+        assert result[ratio] == min(row[ratio] for row in result["rows"])
     for row in result["rows"]:
         ms = row["ms_an_image"]
         slowest = max(ms["ours_mac"], ms["ours_feature"])
         # Rounded as they are reported.
+        assert row["pytorchfi_over_ours"] == pytest.approx(ms["pytorchfi"] / slowest, rel=0.05)
         assert row["mrfi_over_ours"] == pytest.approx(min(ms["mrfi"], ms["mrfi_only_hit_values"]) / slowest, rel=0.05)
         assert set(result["models"]) == {"redline", "pytorchfi", "mrfi"}
 

@@ -35,9 +35,8 @@ def bench_faults(
     for name in result["rows"][0]["ms_an_image"]:
         table.add_row(name.replace("_", " "), *(f"{row['ms_an_image'][name]:,.2f}" for row in result["rows"]))
     table.add_section()
-    for other in ("pytorchfi", "mrfi"):
-        ratios = (f"{row[f'{other}_over_ours']:.2f}" for row in result["rows"])
-        table.add_row(f"{other} / ours (its fastest, our slowest)", *ratios)
+    for ratio in faults.RATIOS:
+        table.add_row(ratio.replace("_", " "), *(f"{row[ratio]:.2f}" for row in result["rows"]))
     console.print(table)
     for name, models in result["models"].items():
         console.print(f"{name}: {models}", highlight=False)
