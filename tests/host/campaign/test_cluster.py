@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,12 @@ import pytest
 from host.campaign import cluster, pool
 from host.campaign.campaign import STORE
 from host.campaign.stop import Trials
-from host.campaign.store import Store, StoreError
+from host.campaign.store import OutcomeRow, Store, StoreError, TrialRow
 from tests.host.campaign import small
 
 ROOT = Path(__file__).parents[3]
 TRIALS = 40
+OUTCOME = attrgetter("number", "arm", "position")
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'redline[ray]'")
 
@@ -163,9 +165,12 @@ def test_a_worker_needs_nothing_but_the_files_it_is_sent(whole: Path, tmp_path: 
     remote = cluster.Remote(setup, files, cluster._versions())
     chunk = remote.work(7, 3)
     with Store(whole / STORE) as store:
-        assert [tuple(row) for row in chunk.trials] == store.query("SELECT * FROM trial WHERE number BETWEEN 7 AND 9")
-        found = store.query("SELECT * FROM outcome WHERE number BETWEEN 7 AND 9 ORDER BY number, arm, position")
-    assert sorted(tuple(row) for row in chunk.outcomes) == found
+        trials, outcomes = (
+            store.query(f"SELECT {', '.join(kind._fields)} FROM {table} WHERE number BETWEEN 7 AND 9")
+            for kind, table in ((TrialRow, "trial"), (OutcomeRow, "outcome"))
+        )
+    assert sorted(tuple(row) for row in chunk.trials) == sorted(trials)
+    assert sorted(chunk.outcomes, key=OUTCOME) == sorted((OutcomeRow(*row) for row in outcomes), key=OUTCOME)
 
 
 def test_a_worker_with_other_versions_is_refused(tmp_path: Path) -> None:
