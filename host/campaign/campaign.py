@@ -212,6 +212,7 @@ class Campaign:
         store: str | Path,
         *,
         workers: int | None = None,
+        executor: pool.Executor = "processes",
         progress: Progress | None = None,
     ) -> Finished:
         """Run trials until a rule is met, or all single faults, or all images under a clock, have been tried.
@@ -223,11 +224,15 @@ class Campaign:
             The campaign's folder; one that holds the same campaign is taken up where it stopped.
         workers : int
             Processes; by default as many as processors. 0: this process.
+        executor : "processes" or "ray"
+            On this machine, or on those of a Ray cluster; the results are the same.
 
         Raises
         ------
         StoreError
             If the folder holds another campaign, or another process is running it.
+        PoolError
+            If Ray is asked for and cannot be had.
         Interrupted
             After Ctrl-C, with everything stored.
         """
@@ -235,9 +240,8 @@ class Campaign:
         rules = [until] if isinstance(until, HalfWidth | Trials | Minutes) else list(until)
         if not rules:
             raise CampaignError("a campaign needs a rule to stop: HalfWidth, Trials or Minutes")
-        workers = len(os.sched_getaffinity(0)) if workers is None else workers
         with _alone(folder), self.prepare(folder) as file, deferred_interrupt() as interrupted:
-            return _Run(self, file, folder, rules, workers, progress, interrupted).go()
+            return _Run(self, file, folder, rules, workers, executor, progress, interrupted).go()
 
 
 class _Run:
@@ -249,11 +253,12 @@ class _Run:
         store: Store,
         folder: Path,
         rules: list[Rule],
-        workers: int,
+        workers: int | None,
+        executor: pool.Executor,
         progress: Progress | None,
         interrupted: Callable[[], bool],
     ) -> None:
-        self.campaign, self.store, self.folder, self.workers = campaign, store, folder, workers
+        self.campaign, self.store, self.folder, self.workers, self.executor = campaign, store, folder, workers, executor
         self.widths = [rule for rule in rules if isinstance(rule, HalfWidth)]
         budgets = [rule.trials for rule in rules if isinstance(rule, Trials)]
         most = campaign.trials.most
@@ -273,7 +278,8 @@ class _Run:
         self._advance()
         decided = self._look()
         if decided is None and not self._all_done():
-            results = pool.run(self.campaign.setup(self.folder), self._missing(), self.workers, self._pause)
+            setup = self.campaign.setup(self.folder)
+            results = pool.run(setup, self._missing(), self.workers, self._pause, self.executor)
             try:
                 for chunk in results:
                     self.store.add(chunk.trials, chunk.outcomes)

@@ -9,12 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Literal, get_args
 
 from host.campaign import worker
 from host.campaign.worker import Bench, Chunk, Setup
 from hw.errors import RedlineError
 
 log = logging.getLogger("redline.campaign")
+
+Executor = Literal["processes", "ray"]
+"""Where workers are: processes on this machine, or a Ray cluster (`host.campaign.cluster`)."""
 
 CHUNK = 5
 """Trials of one piece of work."""
@@ -44,7 +48,11 @@ def pieces(missing: Iterable[int], size: int = CHUNK) -> Iterator[tuple[int, int
 
 
 def run(
-    setup: Setup, missing: Iterable[int], workers: int, stop: Callable[[], bool] = lambda: False
+    setup: Setup,
+    missing: Iterable[int],
+    workers: int | None,
+    stop: Callable[[], bool] = lambda: False,
+    executor: Executor = "processes",
 ) -> Iterator[Chunk]:
     """Run trials; yields results as they come, in any order.
 
@@ -55,25 +63,34 @@ def run(
     ----------
     missing : numbers of trials
         Only drawn as far as there is work to hand out.
-    workers : int
-        0: in this process.
+    workers : int or None
+        0: in this process. None: as many as there are processors, here or in the cluster.
     stop : callable
         Asked now and then; once it says so, nothing new is begun, and what is being worked on is finished.
+    executor : "processes" or "ray"
 
     Raises
     ------
     PoolError
-        If workers die again and again.
+        If workers die again and again, or there is no such executor.
     RedlineError
         What a worker met.
     """
     todo = pieces(missing)
-    if not workers:
+    if executor not in get_args(Executor):
+        raise PoolError(f"no executor {executor!r}; there are {', '.join(get_args(Executor))}")
+    if workers == 0:
         yield from _here(setup, todo, stop)
         return
+    if executor == "ray":
+        from host.campaign import cluster  # it needs what is defined here
+
+        yield from cluster.run(setup, todo, workers, stop)
+        return
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
     again: deque[tuple[int, int]] = deque()
     deaths = 0
-    executor = _executor(setup, workers)
+    processes = _processes(setup, workers)
     running: dict[Future[Chunk], tuple[int, int]] = {}
     try:
         while True:
@@ -82,7 +99,7 @@ def run(
                 if piece is None:
                     break
                 try:
-                    running[executor.submit(worker.work, *piece)] = piece
+                    running[processes.submit(worker.work, *piece)] = piece
                 except BrokenProcessPool:
                     again.append(piece)
                     break
@@ -103,7 +120,7 @@ def run(
                 deaths += 1
                 again.extend(running.values())
                 running.clear()
-                executor.shutdown(wait=True, cancel_futures=True)
+                processes.shutdown(wait=True, cancel_futures=True)
                 if deaths >= DEATHS:
                     raise PoolError(
                         f"workers died {deaths} times in a row without finishing a trial, the last time at trials "
@@ -111,12 +128,12 @@ def run(
                         "--workers"
                     )
                 log.warning("a worker died; its trials are done again")
-                executor = _executor(setup, workers)
+                processes = _processes(setup, workers)
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        processes.shutdown(wait=True, cancel_futures=True)
 
 
-def _executor(setup: Setup, workers: int) -> ProcessPoolExecutor:
+def _processes(setup: Setup, workers: int) -> ProcessPoolExecutor:
     # Read by the numeric libraries when a worker first imports them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return ProcessPoolExecutor(

@@ -130,6 +130,9 @@ def run(
     of: Annotated[str, typer.Option(help="Whose interval: sdc1, sdc5, masked, benign, top1, top5.")] = "sdc1",
     minutes: Annotated[float | None, typer.Option(help="Stop after this long; the same command goes on.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes.  [default: one a core]")] = None,
+    executor: Annotated[
+        str, typer.Option(help="processes: on this machine; ray: on those of a Ray cluster.")
+    ] = "processes",
     restart: Restart = False,
     as_json: Json = False,
     data_dir: DataDir = None,
@@ -180,6 +183,7 @@ def run(
                 rules,
                 folder,
                 workers=workers,
+                executor=executor,
                 progress=lambda done, total, note: progress.update(
                     task, completed=done, total=total or None, note=note
                 ),

@@ -99,14 +99,15 @@ class FaultPlan:
         columns: dict[str, npt.NDArray[Any]] = {
             name: a.astype(kind) for (name, kind), a in zip(_COLUMNS.items(), given, strict=True)
         }
-        order = np.lexsort([columns[name] for name in reversed(_COLUMNS)])
-        columns = {name: a[order] for name, a in columns.items()}
-        if len(order):
-            new = np.ones(len(order), bool)
+        count = len(columns["image"])
+        if not _ascending(list(columns.values())):
+            order = np.lexsort([columns[name] for name in reversed(_COLUMNS)])
+            columns = {name: a[order] for name, a in columns.items()}
+            new = np.ones(count, bool)
             new[1:] = np.any([a[1:] != a[:-1] for a in columns.values()], axis=0)
             if not new.all():
                 starts = np.flatnonzero(new)
-                odd = np.diff(np.append(starts, len(order))) % 2 == 1
+                odd = np.diff(np.append(starts, count)) % 2 == 1
                 columns = {name: a[starts[odd]] for name, a in columns.items()}
         for a in columns.values():
             a.setflags(write=False)
@@ -176,6 +177,8 @@ class FaultPlan:
         """The flips that concern images `first` to `first + count - 1`, and those in weights."""
         stored = int(np.searchsorted(self.image, EVERY_IMAGE, side="right"))
         low, high = np.searchsorted(self.image, [first, first + count])
+        if stored == low and high == len(self):
+            return self
         if stored == low:
             return self.where(slice(0, int(high)))
         return self.where(np.r_[0:stored, low:high])
@@ -262,6 +265,16 @@ class FaultPlan:
             return plan.under(Conditions.from_json(tensors["conditions"].tobytes().decode()))
         except (ConditionError, UnicodeDecodeError) as error:
             raise PlanError(f"{path}: damaged ({error}); draw and save the plan again") from error
+
+
+def _ascending(columns: list[npt.NDArray[Any]]) -> bool:
+    """Whether rows, compared column by column, are in order and all different."""
+    later = np.zeros(max(len(columns[0]) - 1, 0), bool)
+    equal = ~later
+    for a in columns:
+        later |= equal & (a[1:] > a[:-1])
+        equal &= a[1:] == a[:-1]
+    return bool(later.all())
 
 
 def extents(program: Program, layer: int, site: str) -> tuple[int, int]:

@@ -12,5 +12,6 @@ for _benchmark in (
     "cycles",
     "opencl",
     "emulator",
+    "faults",
 ):
     import_module(f"host.cli.bench.{_benchmark}")

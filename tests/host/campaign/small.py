@@ -11,6 +11,7 @@ import torch
 
 from host import models
 from host.campaign.campaign import Campaign
+from host.campaign.pool import Executor
 from host.campaign.stop import Rule, Trials
 from host.campaign.trials import Faults, SingleFault
 from host.devices import registry
@@ -59,10 +60,10 @@ def campaign(faults: Faults = ANYWHERE, images: int = 4, seed: int = 3, **more: 
     return Campaign(twins(), faults, Random.of(60), images, seed, "reference", **more)  # type: ignore[arg-type]
 
 
-def run(folder: Path, rules: list[Rule], workers: int) -> None:
-    campaign().run(rules, folder, workers=workers)
+def run(folder: Path, rules: list[Rule], workers: int | None, executor: Executor = "processes") -> None:
+    campaign().run(rules, folder, workers=workers, executor=executor)
 
 
 if __name__ == "__main__":
     # tests kill this
-    run(Path(sys.argv[1]), [Trials(int(sys.argv[2]))], int(sys.argv[3]))
+    run(Path(sys.argv[1]), [Trials(int(sys.argv[2]))], int(sys.argv[3]), *sys.argv[4:])  # type: ignore[arg-type]
