@@ -1,1 +1,1 @@
-"""Boards that open tools can build for: their pads, their clock generators, and the top level that goes onto them."""
+"""Boards that open tools can build for: the accelerator with on-chip memory and a host link, clock generators, pads."""
