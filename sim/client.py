@@ -45,14 +45,15 @@ class SimulatorFailed(SimulatorError):
 _spawner: tuple[int, ThreadPoolExecutor] | None = None
 
 
-def _spawn(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+def spawn(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+    """Start a process that may tie its life to this one's; the arguments are `Popen`'s."""
     global _spawner
     if _spawner is None or _spawner[0] != os.getpid():  # a forked child inherits no threads
         _spawner = (os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="redline-spawner"))
     return _spawner[1].submit(subprocess.Popen, command, **options).result()  # type: ignore[arg-type,return-value]
 
 
-def _release(process: subprocess.Popen[bytes] | None, owner: int, connection: socket.socket, files: list[int]) -> None:
+def release(process: subprocess.Popen[bytes] | None, owner: int, connection: socket.socket, files: list[int]) -> None:
     """End a simulator and close what was shared with it."""
     connection.close()
     for fd in files:
@@ -63,26 +64,26 @@ def _release(process: subprocess.Popen[bytes] | None, owner: int, connection: so
         process.wait()
 
 
-def _environment(variant: str) -> dict[str, str]:
-    """What the simulator process needs of ours, and cocotb's own variables."""
-    environment = {
+def environment(variant: str, module: str = "sim.server") -> dict[str, str]:
+    """What a simulator process needs of ours, and cocotb's own variables; `module` serves it."""
+    ours = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("COCOTB_", "GPI_", "PYGPI_", "REDLINE_SIM_")) and name != "PYTHONWARNINGS"
     }
     if variant == "raw":
-        return environment
+        return ours
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, *(path or str(Path.cwd()) for path in sys.path)]
     libpython = find_libpython.find_libpython()
     if libpython is None:
         raise SimulatorError("libpython was not found, which cocotb embeds; run: sudo apt-get install libpython3-dev")
-    return environment | {
+    return ours | {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYGPI_PYTHON_BIN": sys.executable,
         "GPI_USERS": f"{libpython};{cocotb_tools.config.pygpi_entry_point()}",
         "COCOTB_TOPLEVEL": "redline_system",
-        "COCOTB_TEST_MODULES": "sim.server",
+        "COCOTB_TEST_MODULES": module,
         "TOPLEVEL_LANG": "verilog",
         "COCOTB_TRUST_INERTIAL_WRITES": "1",
         "COCOTB_RESULTS_FILE": os.devnull,
@@ -148,12 +149,12 @@ class Simulator:
             shared = {"CONTROL": page, "MEMORY": memory.fd, "SOCKET": theirs.fileno()}
             if self._probe is not None:
                 shared["PROBE"] = self._probe
-            environment = _environment(model.variant) | {f"REDLINE_SIM_{name}": str(fd) for name, fd in shared.items()}
+            variables = environment(model.variant) | {f"REDLINE_SIM_{name}": str(fd) for name, fd in shared.items()}
             if waves is not None:
-                environment["REDLINE_SIM_WAVES"] = str(waves.absolute())
-            process = _spawn(
+                variables["REDLINE_SIM_WAVES"] = str(waves.absolute())
+            process = spawn(
                 [str(model.executable)],
-                env=environment,
+                env=variables,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -166,7 +167,7 @@ class Simulator:
         finally:
             theirs.close()
             os.close(page)
-            self._finalizer = weakref.finalize(self, _release, process, os.getpid(), self._socket, files)
+            self._finalizer = weakref.finalize(self, release, process, os.getpid(), self._socket, files)
             if process is None:
                 self._finalizer()
         self.process = process

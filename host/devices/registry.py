@@ -17,6 +17,7 @@ BUILT_IN = {
     "reference": "host.devices.reference:ReferenceDevice",
     "simulation": "host.devices.simulation:SimulationDevice",
     "opencl": "host.devices.opencl.device:OpenCLDevice",
+    "serial": "host.devices.serial.device:SerialDevice",
 }
 """Redline's own devices; found without an installed distribution, too."""
 
@@ -32,7 +33,7 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     Parameters
     ----------
     name : str
-        "reference", "emulator", "simulation", "opencl", or one that an installed package registers under the
+        "reference", "emulator", "simulation", "opencl", "serial", or one that an installed package registers under the
         entry-point group `redline.devices`.
     config : Config or None
         The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).

@@ -42,6 +42,9 @@ def make_device(name: str, config: Config, units: int, **options: Any) -> Device
     usual: dict[str, Any] = {"memory_bytes": MEMORY_BYTES}
     if name in units_of:
         usual[units_of[name]] = units
+    if name == "serial":
+        # A board has the memory that it was built with; without a port it is a simulated one.
+        usual = {} if "port" in options else {"simulated": True}
     return factory.device(name, config, **{**usual, **options})
 
 

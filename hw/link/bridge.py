@@ -146,7 +146,12 @@ class Bridge(wiring.Component):
                     with m.Switch(head.op):
                         with m.Case(Op.READ, Op.WRITE):
                             pass
-                        with m.Case(Op.GET, Op.PUT, Op.RESET):
+                        with m.Case(Op.GET):
+                            m.d.sync += replying.eq(1)
+                            with m.If(~fresh & (ahead != 0)):
+                                # Its value has gone: better none than another's.
+                                m.d.sync += [status.eq(Status.OUT_OF_ORDER), head.op.eq(0), replying.eq(0)]
+                        with m.Case(Op.PUT, Op.RESET):
                             m.d.sync += replying.eq(1)
                         with m.Default():
                             m.d.sync += status.eq(Status.REFUSED)

@@ -23,7 +23,7 @@ REQUEST = struct.Struct("<BBHI")
 RESPONSE = struct.Struct("<BB")
 """Head of an answer: sequence number and `Op` of the request. Data follows, then one byte `Status`."""
 VALUE = struct.Struct("<I")
-"""Data of an answer to OPEN, GET, PUT and RESET."""
+"""Data of an answer to OPEN, GET, PUT and RESET (of the latter two it means nothing)."""
 MOST_DATA = 240
 """Most bytes of memory in a frame."""
 
@@ -31,9 +31,9 @@ MOST_DATA = 240
 class Op(IntEnum):
     """Commands.
 
-    A request is executed if its number follows that of the last one executed. One at or before the last has been
-    executed already, and is answered again: a READ reads again, a WRITE does nothing, GET, PUT and RESET give the value
-    that they gave (only the very last one's is kept). OPEN is always executed.
+    A request is executed if its number follows that of the last one executed. One at or before the last (by less than
+    half of all numbers) has been executed already, and is answered again: a READ reads again, a WRITE, PUT or RESET
+    does nothing, a GET gives the value that it gave if it was the very last. OPEN is always executed.
     """
 
     OPEN = 1

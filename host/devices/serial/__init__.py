@@ -1,0 +1,1 @@
+"""The `serial` device: a board behind a serial line."""
