@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -79,6 +79,12 @@ class Ram(wiring.Component):
         word = range(depth)
         m.submodules.memory = memory = Memory(shape=config.port_bits, depth=depth, init=[])
         read, write = memory.read_port(), memory.write_port(granularity=8)
+        reads, writes = Signal(word), Signal(word)  # the words wanted
+        if self._single_port:
+            address = Mux(write.en.any(), writes, reads)
+            m.d.comb += [read.addr.eq(address), write.addr.eq(address)]
+        else:
+            m.d.comb += [read.addr.eq(reads), write.addr.eq(writes)]
 
         def inside(address: Value) -> Value:
             return address[page_bits:] < pages
@@ -89,13 +95,13 @@ class Ram(wiring.Component):
             self.aw.ready.eq(~filling),
             self.poke.ready.eq(1),
             self.w.ready.eq(filling & ~self.poke.valid),
-            write.addr.eq(to),
+            writes.eq(to),
             write.data.eq(self.w.payload.data),
         ]
         m.d.sync += self.b.eq(0)
         with m.If(self.poke.valid):
             m.d.comb += [
-                write.addr.eq(self.poke.payload.addr[byte_bits:]),
+                writes.eq(self.poke.payload.addr[byte_bits:]),
                 write.data.eq(self.poke.payload.data.replicate(word_bytes)),
                 write.en.eq(inside(self.poke.payload.addr) << self.poke.payload.addr[:byte_bits]),
             ]
@@ -122,14 +128,12 @@ class Ram(wiring.Component):
             self.r.payload.data.eq(read.data),
             self.r.payload.last.eq(final),
             self.peeked.eq(read.data.word_select(within, 8)),
-            read.addr.eq(where),
+            reads.eq(where),
             read.en.eq(0),
         ]
         if self._single_port:
             with m.If(write.en.any()):
-                m.d.comb += [free.eq(0), read.addr.eq(write.addr)]
-            with m.Else():
-                m.d.comb += write.addr.eq(read.addr)
+                m.d.comb += free.eq(0)
         m.d.comb += [
             self.peek.ready.eq(free),
             self.ar.ready.eq(~emptying),
@@ -137,7 +141,7 @@ class Ram(wiring.Component):
         with m.If(self.r.ready):
             m.d.sync += full.eq(0)
         with m.If(self.peek.valid & free):
-            m.d.comb += [read.en.eq(1), read.addr.eq(self.peek.payload[byte_bits:])]
+            m.d.comb += [read.en.eq(1), reads.eq(self.peek.payload[byte_bits:])]
             m.d.sync += within.eq(self.peek.payload[:byte_bits])
         with m.Elif(emptying & free):
             m.d.comb += read.en.eq(1)
