@@ -25,6 +25,7 @@ for _command in (
     "version",
     "bench",
     "timing",
+    "bitstream",
 ):
     import_module(f"host.cli.{_command}")
 

@@ -32,9 +32,9 @@ ULX3S_85F = Board(
     ),
     led_on=1,
     high=("wifi_gpio0",),  # low, the board's ESP32 would take the chip's configuration port
-    config=Config(lanes=16, vec=8, feature_bytes=32768, weight_bytes=32768, port_bits=128, pool_columns=64),
+    config=Config(lanes=8, vec=8, feature_bytes=32768, weight_bytes=32768, port_bits=64, pool_columns=64),
     memory_bytes=128 << 10,
-    mhz=50,
+    mhz=45,
     baud=1_000_000,
     program=("openFPGALoader -b ulx3s {file}", "fujprog {file}", "fujprog -j FLASH {file}"),
     serial="the USB port US1, an FT231X: /dev/ttyUSB0 or the like",
@@ -48,7 +48,8 @@ ULX3S_25F = replace(
     part="LFE5U-25F",
     has={"lut": 24288, "ff": 24288, "dsp": 28, "ram": 56},
     config=Config(lanes=4, vec=4, feature_bytes=8192, weight_bytes=8192, port_bits=32, pool_columns=64),
-    memory_bytes=64 << 10,
+    memory_bytes=72 << 10,
+    mhz=32,
 )
 
 ORANGECRAB = Board(
@@ -72,7 +73,7 @@ ORANGECRAB = Board(
     led_on=0,
     config=ULX3S_25F.config,
     memory_bytes=ULX3S_25F.memory_bytes,
-    mhz=50,
+    mhz=40,
     baud=1_000_000,
     program=("dfu-util -d 1209:5af0 -a 0 -D {file}",),
     serial="a 3.3 V USB-to-UART adapter: its transmit at pin 0, its receive at pin 1 of the header",
