@@ -37,9 +37,9 @@ class Family:
     suffix : str
         Of the bitstream.
     before : mapping of str to mapping of str to int
-        For each resource, how much of it a cell of Yosys' takes.
-    after : mapping of str to tuple of str
-        For each resource, the kinds that nextpnr counts it by.
+        For each resource, how much of it a cell of Yosys' takes. Of Gowin's multipliers, one of 18 bits is two of 9.
+    after : mapping of str to mapping of str to int
+        Likewise, of the kinds that nextpnr counts.
     large : mapping of str to str
         Further block memories of the chip, by nextpnr's name: what they are called.
     prepare : str
@@ -54,7 +54,7 @@ class Family:
     routed: str
     suffix: str
     before: Mapping[str, Mapping[str, int]]
-    after: Mapping[str, tuple[str, ...]]
+    after: Mapping[str, Mapping[str, int]]
     large: Mapping[str, str]
     prepare: str = ""
 
@@ -74,7 +74,8 @@ def _ecp5_options(board: Board, constraints: str, mhz: float) -> list[str]:
     size = board.part.removeprefix("LFE5U-").removesuffix("F").lower()
     # The clock's frequency follows from the reference's, through the PLL's dividers.
     options = [f"--{size}k", "--package", board.package, "--speed", board.speed, "--lpf", constraints]
-    return [*options, "--textcfg", "chip.config", "--router", "router2"]
+    options += ["--textcfg", "chip.config", "--router", "router2", "--router2-alt-weights"]
+    return [*options, "--placer-heap-beta", "0.6"]
 
 
 def _ecppack_options(board: Board, bitstream: str) -> list[str]:
@@ -110,7 +111,12 @@ FAMILIES = {
             "dsp": {"MULT18X18D": 1},
             "ram": {"DP16KD": 1},
         },
-        after={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "ram": ("DP16KD",)},
+        after={
+            "lut": {"TRELLIS_COMB": 1},
+            "ff": {"TRELLIS_FF": 1},
+            "dsp": {"MULT18X18D": 1},
+            "ram": {"DP16KD": 1},
+        },
         large={},
     ),
     "ice40": Family(
@@ -128,7 +134,12 @@ FAMILIES = {
             "ram": {"SB_RAM40_4K": 1},
         },
         # A logic cell has a table and a flip-flop; nextpnr counts cells.
-        after={"lut": ("ICESTORM_LC",), "ff": ("ICESTORM_LC",), "dsp": ("ICESTORM_DSP",), "ram": ("ICESTORM_RAM",)},
+        after={
+            "lut": {"ICESTORM_LC": 1},
+            "ff": {"ICESTORM_LC": 1},
+            "dsp": {"ICESTORM_DSP": 1},
+            "ram": {"ICESTORM_RAM": 1},
+        },
         large={"ICESTORM_SPRAM": "SPRAM of 32 KiB"},
         # The large memories cannot start at zero. No job reads what nothing wrote.
         prepare="delete t:$meminit*; ",
@@ -144,14 +155,14 @@ FAMILIES = {
         before={
             "lut": {f"LUT{inputs}": 1 for inputs in range(1, 5)} | {"ALU": 1, "RAM16SDP4": 4},
             "ff": {f"DFF{kind}": 1 for kind in ("", "E", "R", "RE", "S", "SE", "C", "CE", "P", "PE")},
-            "dsp": {"MULT9X9": 1, "MULT18X18": 1},
+            "dsp": {"MULT9X9": 1, "MULT18X18": 2},
             "ram": dict.fromkeys(("SPX9", "SP", "SDP", "SDPX9B", "SDPB", "DPX9B", "DPB", "DP", "SPX9B"), 1),
         },
         after={
-            "lut": ("LUT4", "ALU", "RAM16SDP4"),
-            "ff": ("DFF",),
-            "dsp": ("MULT9X9", "MULT18X18"),
-            "ram": ("BSRAM",),
+            "lut": {"LUT4": 1, "ALU": 1, "RAM16SDP4": 4},
+            "ff": {"DFF": 1},
+            "dsp": {"MULT9X9": 1, "MULT18X18": 2},
+            "ram": {"BSRAM": 1},
         },
         large={},
     ),

@@ -229,7 +229,10 @@ def routed(timing: Mapping[str, Any], board: Board, family: Family, setting: Set
     fmax = min(clock["achieved"] for clock in timing["fmax"].values())
     used = timing["utilization"]
     utilisation = {
-        name: {"used": sum(used.get(kind, {"used": 0})["used"] for kind in family.after[name]), "of": board.has[name]}
+        name: {
+            "used": sum(used.get(kind, {"used": 0})["used"] * takes for kind, takes in family.after[name].items()),
+            "of": board.has[name],
+        }
         for name in RESOURCES
     }
     for kind, title in family.large.items():

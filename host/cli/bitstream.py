@@ -82,7 +82,9 @@ class _Steps:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._over(failed=error is not None)
+        from host.boards.flow import FitError
+
+        self._over(failed=error is not None and not isinstance(error, FitError))
         self._progress.stop()
 
     def _over(self, *, failed: bool = False) -> None:

@@ -8,6 +8,9 @@ from hw.boards.board import Board, BoardError, Pad
 from hw.boards.pll import Ehxplll, Rpll, SbPll40
 from hw.config import Config
 
+LEAST = Config(lanes=2, vec=4, feature_bytes=1024, weight_bytes=512, port_bits=32, pool_columns=8)
+"""The least array, with buffers for little more than a test."""
+
 _LVCMOS = (("IO_TYPE", "LVCMOS33"),)
 
 ULX3S_85F = Board(
@@ -32,9 +35,9 @@ ULX3S_85F = Board(
     ),
     led_on=1,
     high=("wifi_gpio0",),  # low, the board's ESP32 would take the chip's configuration port
-    config=Config(lanes=8, vec=8, feature_bytes=32768, weight_bytes=32768, port_bits=64, pool_columns=64),
+    config=Config(lanes=8, vec=4, feature_bytes=16384, weight_bytes=16384, port_bits=32, pool_columns=64),
     memory_bytes=128 << 10,
-    mhz=45,
+    mhz=30,
     baud=1_000_000,
     program=("openFPGALoader -b ulx3s {file}", "fujprog {file}", "fujprog -j FLASH {file}"),
     serial="the USB port US1, an FT231X: /dev/ttyUSB0 or the like",
@@ -87,7 +90,7 @@ TANG_NANO_9K = Board(
     part="GW1NR-LV9QN88PC6/I5",
     package="QN88P",
     speed="C6/I5",
-    has={"lut": 8640, "ff": 6480, "dsp": 20, "ram": 26},
+    has={"lut": 8640, "ff": 6480, "dsp": 40, "ram": 26},
     pll=Rpll(),
     reference_mhz=27,
     pads=(
@@ -101,7 +104,7 @@ TANG_NANO_9K = Board(
         ),
     ),
     led_on=0,
-    config=Config(lanes=2, vec=4, feature_bytes=4096, weight_bytes=4096, port_bits=32, pool_columns=32),
+    config=LEAST,
     memory_bytes=16 << 10,
     mhz=27,
     baud=1_000_000,
@@ -128,7 +131,7 @@ ICEBREAKER = Board(
         Pad("led_error", "11"),
     ),
     led_on=0,
-    config=Config(lanes=2, vec=4, feature_bytes=1024, weight_bytes=1024, port_bits=32, pool_columns=16),
+    config=LEAST,
     memory_bytes=64 << 10,
     mhz=18,
     baud=1_000_000,
