@@ -9,8 +9,9 @@ STAMP := .venv/.redline-ready
 export OMP_NUM_THREADS := 1
 WORKERS ?= 2
 ARGS ?=
+BOARD ?=
 
-.PHONY: help setup demo test sim lint format regress bench timing clean
+.PHONY: help setup demo test sim lint format regress bench timing bitstream clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -52,6 +53,12 @@ timing: $(STAMP) ## the delay tables anew, by place and route (three seeds of 16
 		--no-build-isolation --editable '.[timing]'
 	@$(VENV)/redline timing build $(ARGS)
 	@$(VENV)/redline timing validate
+
+bitstream: $(STAMP) ## a board's bitstream from open tools: make bitstream BOARD=ulx3s-85f (minutes)
+	@test -n "$(BOARD)" || { echo "name a board: make bitstream BOARD=..., one of:" >&2; $(VENV)/redline bitstream >&2; exit 2; }
+	@$(VENV)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+		--no-build-isolation --editable '.[bitstream]'
+	@$(VENV)/redline bitstream $(BOARD) $(ARGS)
 
 clean: ## remove everything made here, the virtual environment included (runs/ and data/ stay)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis sim_build results.xml

@@ -27,6 +27,7 @@ for _command in (
     "bench",
     "timing",
     "kernel",
+    "bitstream",
 ):
     import_module(f"host.cli.{_command}")
 

