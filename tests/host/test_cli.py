@@ -37,7 +37,7 @@ def test_help_lists_every_command() -> None:
     said = CliRunner().invoke(cli.app, ["--help"]).output
     commands = (
         "doctor demo sweep verify conformance board campaign bench pretrain compile estimate photos timing kernel "
-        "version"
+        "bitstream version"
     )
     for command in commands.split():
         assert command in said
