@@ -50,6 +50,8 @@ class Running:
         Descriptors of each.
     status : list of arrays
         What each kernel counts: uint32 words, or gateware's completion record.
+    cleared : list of pyopencl.Event
+        Of clearing the records: an event that nobody keeps is waited for.
     """
 
     session: Session
@@ -58,7 +60,6 @@ class Running:
     jobs: list[int] = field(default_factory=list)
     status: list[npt.NDArray[Any]] = field(default_factory=list)
     cleared: list[Any] = field(default_factory=list)
-    """Events that clear the records. An event that nobody keeps is waited for."""
 
 
 class Session:
