@@ -26,7 +26,7 @@ Words = npt.NDArray[np.uint32]
 
 BLOCK = 16
 """Outputs that are computed together: one word each of a register."""
-IN_TIME = 0.4
+IN_TIME = 0.25
 """Time of a block whose operand bits all are in time, over that of one that is computed step by step, about."""
 
 

@@ -270,7 +270,7 @@ def test_faults_that_do_not_happen_are_told_apart() -> None:
 
 
 def test_two_flips_that_undo_each_other_die_in_the_sum() -> None:
-    # 80 has bit 4: cleared and set again after the only step would cancel in the plan, so two layers' worth is needed.
+    # Two flips after one step would cancel in the plan, so the accumulator takes two steps.
     config = Config(vec=4, lanes=4, port_bits=32)
     layer = replace(
         pixel_program(False, False).layers[0], in_shape=(8, 1, 1), weight_frac=(4,), source_channels=()
