@@ -104,6 +104,7 @@ class Accelerator(wiring.Component):
             m.submodules.mac_saboteur = mac_saboteur = Saboteur(config, ACCUMULATOR_BITS)
             m.submodules.feature_saboteur = feature_saboteur = Saboteur(config, 8)
             readers[1:1] = [mac_saboteur.port, feature_saboteur.port]
+        at_weights = len(readers) - 1
         # Arguments that are not aligned are refused. A launch begins when the masks of its late bits are in place.
         begin, refused = control.start, Signal()
         if self._opencl:
@@ -112,7 +113,7 @@ class Accelerator(wiring.Component):
             begin = control.start & ~misaligned
         if config.overclock:
             m.submodules.masks = masks = MaskLoader(config)
-            readers.append(masks.port)
+            readers.append(masks.port)  # after the weights'
             m.d.comb += [
                 masks.start.eq(begin),
                 masks.addr.eq(control.late_masks),
@@ -127,7 +128,7 @@ class Accelerator(wiring.Component):
         for index, port in enumerate(readers):
             axi.attach(m, port, read.clients[index], base if any(port is each for each in named) else None)
         # A job begins with its first weights and its first rows; all other weights can wait for the features.
-        m.d.comb += read.urgent[-1].eq(weights.first & ~sequencer.weights_ahead)
+        m.d.comb += read.urgent[at_weights].eq(weights.first & ~sequencer.weights_ahead)
         connect(m, read.ar, flipped(self.ar))
         connect(m, read.r, flipped(self.r))
         m.submodules.write = write = axi.WriteArbiter(config, 3 if self._opencl else 2)
