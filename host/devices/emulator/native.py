@@ -106,7 +106,7 @@ class Layer(ctypes.Structure):
         ("out", Tensor),
         *((name, c_void_p) for name in ("plain", "bias", "slots", "first")),
         *((name, c_int64) for name in ("planes", "span", "lanes", "vec", "in_order")),
-        *((name, c_void_p) for name in ("ordered_offsets", "ordered", "ordered_sums")),
+        *((name, c_void_p) for name in ("ordered_offsets", "ordered", "ordered_sums", "rows")),
         ("late", POINTER(Late)),
         ("mac", Events),
         ("feature", Events),

@@ -47,6 +47,8 @@ class Packed:
     ordered: npt.NDArray[np.int8] | None = None
     """Convolutions' weights in the order of steps."""
     ordered_sums: Int32 | None = None
+    rows: npt.NDArray[np.int8] | None = None
+    """Plain weights in the order of steps, shape (M, steps, vec), of convolutions."""
     late: Ordered | None = None
     """The same for lanes that are late or stuck, of any layer."""
 
@@ -268,6 +270,8 @@ class Plan:
             clean = step.late is None or not to.late or step.late.native.partial
             if step.in_order and clean and to.mac.count > dense_from * outputs:
                 self._order(step, to)
+            elif step.in_order and to.mac.count:
+                self._rows(step, to)
         return applied
 
     def _condition(self, banks: Mapping[str, BankMasks]) -> None:
@@ -295,6 +299,21 @@ class Plan:
             assert step.bias is not None
             step.late.bind(weights.late, step.bias, np.asarray(params.shift), params.bias, banks)
             to.late = ctypes.pointer(step.late.native)
+
+    def _rows(self, step: Step, to: native.Layer) -> None:
+        """Weights for walking single outputs."""
+        weights, plain = step.weights, step.plain
+        assert weights is not None
+        assert plain is not None
+        (m, c, kh, kw), vec = plain.shape, self._config.vec
+        if kh * kw == 1 and c == to.span * vec:
+            to.rows = plain.ctypes.data  # they lie so; keeping them with the packed ones would keep both for ever
+            return
+        if weights.rows is None:
+            padded = np.zeros((m, to.span * vec, kh * kw), np.int8)
+            padded[:, :c] = plain.reshape(m, c, kh * kw)
+            weights.rows = np.ascontiguousarray(padded.reshape(m, to.span, vec, kh * kw).swapaxes(2, 3))
+        to.rows = weights.rows.ctypes.data
 
     def _order(self, step: Step, to: native.Layer) -> None:
         weights = step.weights

@@ -285,20 +285,23 @@ std::pair<int64_t, int64_t> range(const Events &events, int64_t first, int64_t e
 
 int64_t steps_of(const Layer &l) { return l.span * l.kernel_h * l.kernel_w; }
 
-// One output channel's weights in the order of steps, where steps read channels in order.
-void order_row(const Layer &l, int64_t m, int8_t *row) {
-    const int64_t taps = l.kernel_h * l.kernel_w;
-    const int8_t *plain = l.plain + m * l.channels * taps;
-    for (int64_t z = 0; z < l.span; z++)
-        for (int64_t t = 0; t < taps; t++)
-            for (int64_t v = 0; v < l.vec; v++, row++) {
-                const int64_t c = z * l.vec + v;
-                *row = c < l.channels ? plain[c * taps + t] : 0;
-            }
-}
-
+// What steps `first` to `end` - 1 add to one output's accumulator, where steps read channels in order.
 template <int VEC>
 int32_t sum_of(const uint8_t *window, const int32_t *offsets, const int8_t *row, int64_t first, int64_t end) {
+#if defined(LEVEL_VNNI)
+    constexpr int64_t QUADS = VEC / 4;
+    __m512i sums = _mm512_setzero_si512(), weights = sums;  // the latter times 128, which features are too large by
+    for (int64_t q = first * QUADS; q < end * QUADS; q += BLOCK) {
+        const int64_t left = end * QUADS - q;
+        const __mmask16 some = left < BLOCK ? __mmask16((1u << left) - 1) : __mmask16(0xFFFF);
+        const __m512i at = _mm512_maskz_loadu_epi32(some, offsets + q);
+        const __m512i x = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), some, at, window, 1);
+        const __m512i w = _mm512_maskz_loadu_epi32(some, row + 4 * q);
+        sums = _mm512_dpbusd_epi32(sums, x, w);
+        weights = _mm512_dpbusd_epi32(weights, _mm512_set1_epi8(int8_t(ZERO)), w);
+    }
+    return _mm512_reduce_add_epi32(_mm512_sub_epi32(sums, weights));
+#else
     uint32_t sum = 0;
     for (int64_t s = first; s < end; s++) {
         const uint8_t *x = window + offsets[s * (VEC / 4)];
@@ -307,6 +310,7 @@ int32_t sum_of(const uint8_t *window, const int32_t *offsets, const int8_t *row,
         sum += uint32_t(step);
     }
     return int32_t(sum);
+#endif
 }
 
 // One step's sum where any channel may lie in any place.
@@ -334,21 +338,18 @@ int64_t parameter_of(const Layer &l, int64_t m) {
 
 // Recomputes each output that is hit, flipping bits of its accumulator after the steps that the events name.
 void walk(const Layer &l, int64_t first, int64_t end) {
-    static thread_local std::vector<int8_t> row;
     const auto [from, to] = range(l.mac, first, end);
     const int64_t steps = steps_of(l), plane = l.out_h * l.out_w;
-    int64_t packed = -1;
-    row.resize(steps * l.vec + 64);
     for (int64_t e = from; e < to;) {
         const int64_t image = l.mac.image[e], output = l.mac.output[e];
         const int64_t m = output / plane, y = output % plane / l.out_w, x = output % l.out_w;
         const uint8_t *window = window_of(l, image, y, x);
-        if (l.in_order && packed != m) order_row(l, packed = m, row.data());
+        const int8_t *row = l.rows + m * steps * l.vec;  // where they are in order
         const auto sum = [&](int64_t a, int64_t b) -> int32_t {
             if (l.in_order) switch (l.vec) {
-                case 4: return sum_of<4>(window, l.ordered_offsets, row.data(), a, b);
-                case 8: return sum_of<8>(window, l.ordered_offsets, row.data(), a, b);
-                default: return sum_of<16>(window, l.ordered_offsets, row.data(), a, b);
+                case 4: return sum_of<4>(window, l.ordered_offsets, row, a, b);
+                case 8: return sum_of<8>(window, l.ordered_offsets, row, a, b);
+                default: return sum_of<16>(window, l.ordered_offsets, row, a, b);
                 }
             uint32_t total = 0;
             for (; a < b; a++) total += uint32_t(any_step(l, m, image, y, x, a));

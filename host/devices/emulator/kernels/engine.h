@@ -88,6 +88,7 @@ struct Layer {
     const int32_t *ordered_offsets;  // as `offsets`, in the order of steps
     const int8_t *ordered;           // as `weights`, in the order of steps
     const int32_t *ordered_sums;     // [block][step][16]: 128 times the weights of the steps up to this one
+    const int8_t *rows;              // [output][step][vec]: plain weights in the order of steps, where it is in_order
     const Late *late;
     Events mac, feature;
 };
