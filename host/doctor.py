@@ -72,6 +72,7 @@ def examine(data_dir: str | None = None) -> list[Finding]:
         dataset(data_dir),
         weights(),
         opencl(),
+        serial_ports(),
     ]
 
 
@@ -212,3 +213,13 @@ def opencl() -> Finding:
             f"for one on this processor, run: sudo apt-get install {loader}pocl-opencl-icd",
         )
     return Finding("OpenCL", "ok", ", ".join(f"{p.name.strip()} ({len(p.get_devices())} device(s))" for p in platforms))
+
+
+def serial_ports() -> Finding:
+    """Serial ports, for boards."""
+    if importlib.util.find_spec("serial") is None:
+        return Finding("serial ports", "optional", "pyserial is not installed", "run: pip install 'redline[serial]'")
+    from serial.tools import list_ports
+
+    found = ", ".join(f"{port.device} ({port.description})" for port in list_ports.comports())
+    return Finding("serial ports", "ok", found or "none, so no board is plugged in; simulated ones work")

@@ -17,6 +17,7 @@ for _command in (
     "sweep",
     "verify",
     "conformance",
+    "board",
     "campaign",
     "pretrain",
     "compiling",

@@ -35,7 +35,7 @@ def conformance(
 
     if device not in device_names():
         raise typer.BadParameter(f"no device {device!r}; there are {', '.join(device_names())}", param_hint="DEVICE")
-    own, rest = accelerator(_options(option or []))
+    own, rest = accelerator(parsed(option or []))
     configs = (Config(**own),) if own else (suite.REDLINE, suite.PIPECNN)
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task("starting", total=len(configs) * len(suite.checks()))
@@ -60,7 +60,8 @@ def conformance(
         raise typer.Exit(1)
 
 
-def _options(given: list[str]) -> dict[str, Any]:
+def parsed(given: list[str]) -> dict[str, Any]:
+    """Options given as KEY=VALUE, by key."""
     options: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")

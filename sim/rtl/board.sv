@@ -19,7 +19,11 @@ module redline_system #(
 
     logic rx, tx, led_open, led_busy, led_error;
 
-    redline_board board (.clk(ap_clk), .rst(!ap_rst_n), .rx, .tx, .led_open, .led_busy, .led_error);
+    // From a register: what depends on an input is evaluated at every edge.
+    bit rst = 1;
+    always_ff @(posedge ap_clk) rst <= !ap_rst_n;
+
+    redline_board board (.clk(ap_clk), .rst, .rx, .tx, .led_open, .led_busy, .led_error);
 
     assign control_busy = control_go;
 
@@ -35,7 +39,7 @@ module redline_system #(
 
     always_ff @(posedge ap_clk) begin
         irq <= serial_gone();
-        quiet <= out_bits != 0 || in_bits != 0 || led_busy || !ap_rst_n ? 0 : quiet + int'(quiet < QUIET);
+        quiet <= out_bits != 0 || in_bits != 0 || led_busy || rst ? 0 : quiet + int'(quiet < QUIET);
         if (out_bits != 0 && out_phase != 0) begin
             out_phase <= out_phase - 1;
         end else if (out_bits > 1) begin
@@ -44,7 +48,7 @@ module redline_system #(
             out_phase <= CYCLES - 1;
         end else begin
             out_bits <= 0;
-            if (ap_rst_n) begin
+            if (!rst) begin
                 next = serial_take(quiet >= QUIET);
                 if (next >= 0) begin
                     out <= {1'b1, next[7:0], 1'b0};
@@ -59,7 +63,7 @@ module redline_system #(
         silent <= in_bits != 0 ? 0 : silent + int'(silent <= 4 * CYCLES);
         if (silent == 4 * CYCLES) serial_flush();
         if (in_bits == 0) begin
-            if (!tx && ap_rst_n) begin
+            if (!tx && !rst) begin
                 in_bits <= 9;
                 in_phase <= CYCLES + CYCLES / 2 - 1;
             end

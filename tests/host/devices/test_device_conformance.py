@@ -22,6 +22,9 @@ DEVICES = [
     pytest.param(("executor", REDLINE), id="executor"),
     pytest.param(("opencl", REDLINE), id="opencl", marks=needs_opencl),
     pytest.param(("opencl", PIPECNN), id="opencl-pipecnn", marks=needs_opencl),
+    # A board in simulation: what it takes is its serial line, a bit at a time.
+    pytest.param(("serial", REDLINE), id="serial", marks=pytest.mark.slow),
+    pytest.param(("serial", PIPECNN), id="serial-pipecnn", marks=pytest.mark.slow),
 ]
 UNREFUSING = "executor"
 """The tests' own interpreter of descriptors does what descriptors say, and refuses nothing else."""

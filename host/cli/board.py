@@ -1,0 +1,49 @@
+"""`redline board`: boards behind a serial line."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from host.cli.app import app, console
+from host.cli.conformance import parsed
+
+board_app = typer.Typer(help="Boards behind a serial line.", no_args_is_help=True)
+app.add_typer(board_app, name="board")
+
+
+@board_app.command("simulate")
+def simulate(
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of its accelerator, e.g. lanes=4.", metavar="KEY=VALUE")
+    ] = None,
+    memory_bytes: Annotated[int, typer.Option(min=4096, help="Its on-chip memory, a multiple of 4096.")] = 1 << 17,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
+) -> None:
+    """Run a board in simulation, its serial line a pseudo-terminal, until Ctrl-C.
+
+    Whatever speaks to a board through a serial port can speak to this one.
+    """
+    from host.devices.registry import accelerator
+    from hw.config import Config
+    from sim.board import SimulatedBoard
+    from sim.client import SimulatorError
+
+    own, rest = accelerator(parsed(option or []))
+    if rest:
+        raise typer.BadParameter(f"no accelerator has {', '.join(rest)}", param_hint="--option")
+    board = SimulatedBoard(Config(**own), memory_bytes)
+    try:
+        if as_json:
+            print(json.dumps({"port": board.path, "baud": board.baud, "pid": board.pid}), flush=True)
+        else:
+            given = "".join(f", {key}={value!r}" for key, value in own.items())
+            console.print(f"a board is at {board.path}, in Python:", highlight=False)
+            console.print(f'  redline.device("serial", port="{board.path}"{given})', highlight=False, markup=False)
+            console.print("Ctrl-C ends it", highlight=False)
+        board.process.wait()
+        raise SimulatorError(f"the simulated board has ended\nits log: {board.log or '(empty)'}")
+    finally:
+        board.close()
