@@ -1,4 +1,4 @@
-"""The boards that `redline bitstream` knows. Arrays, buffers and clocks: what was measured to fit (docs/boards.md)."""
+"""The boards that `redline bitstream` knows. What of their arrays, buffers and clocks was measured: docs/boards.md."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ULX3S_25F = replace(
     title="ULX3S with LFE5U-25F",
     part="LFE5U-25F",
     has={"lut": 24288, "ff": 24288, "dsp": 28, "ram": 56},
-    config=Config(lanes=4, vec=4, feature_bytes=8192, weight_bytes=8192, port_bits=32, pool_columns=64),
+    config=Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=8192, port_bits=32, pool_columns=64),
     memory_bytes=72 << 10,
     mhz=32,
 )

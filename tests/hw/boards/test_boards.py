@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Fragment, Module, Signal
 
 from hw.boards.board import LEDS, BoardError, Pad
 from hw.boards.catalogue import BOARDS, find
@@ -121,6 +121,7 @@ def test_a_pad_without_a_port_is_refused() -> None:
 def test_a_pll_without_an_instance_is_refused() -> None:
     board = BOARDS["ulx3s-25f"]
     setting = board.pll.nearest(25, 50)
-    other = Pll("PLLE2_ADV", *(board.pll.input,) * 4)
+    other, m = Pll("PLLE2_ADV", *(board.pll.input,) * 4), Module()
     with pytest.raises(PllError, match="no instance of PLLE2_ADV is known"):
-        add_clock(Module(), other, 25, setting, Signal())
+        add_clock(m, other, 25, setting, Signal())
+    Fragment.get(m, None)  # Amaranth warns of modules that nothing uses
