@@ -11,6 +11,7 @@ from host.datasets import data, imagenet
 from host.datasets.data import Dataset
 from host.devices.device import Device, LaunchReport
 from host.devices.registry import device
+from host.faults.count import FlipCount
 from host.faults.models import Fault, SoftErrors
 from host.faults.overclock import Overclock
 from host.faults.plan import FaultPlan
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "Fault",
     "FaultPlan",
+    "FlipCount",
     "HalfWidth",
     "LaunchReport",
     "Minutes",
