@@ -14,6 +14,7 @@ from host.models import lenet5
 from host.schedule.cycles import Memory, estimate
 from host.schedule.launch import schedule
 from host.verification.cases import CONFIGS
+from host.verification.overclocked import OVERCLOCKED
 from hw.config import Config
 
 
@@ -38,7 +39,11 @@ def test_lenets_cycles_are_predicted_within_two_percent(config: Config, memory: 
 
 
 @pytest.mark.parametrize("memory", MEMORIES[:3], ids=str)
-@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3], CONFIGS[5]], ids=["output by output", "16x8", "tiled"])
+@pytest.mark.parametrize(
+    "config",
+    [CONFIGS[0], CONFIGS[3], CONFIGS[5], OVERCLOCKED[0]],
+    ids=["output by output", "16x8", "tiled", "with late bits"],
+)
 def test_random_launches_cycles_are_predicted_within_two_percent(config: Config, memory: Memory) -> None:
     for predicted, counted in errors(config, memory, 9, range(6)):
         assert predicted == pytest.approx(counted, rel=0.02)
