@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyopencl as cl
 
+from host.devices import extents
 from host.devices.checks import check_faults, check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
-from host.devices.opencl import extents, platforms
+from host.devices.opencl import platforms
 from host.devices.opencl.overlap import Overlapped
 from host.devices.opencl.session import Running, Session
 from host.devices.opencl.source import shape_for

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from host.devices import extents
 from host.devices.checks import check_faults, check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
-from host.devices.opencl import extents
 from host.devices.serial.port import LineLost, Port, available
 from host.devices.serial.session import Request, Session
 from hw.config import INTERFACE_VERSION, Config

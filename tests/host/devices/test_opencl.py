@@ -36,8 +36,9 @@ pytestmark = needs_opencl
 if available():
     import pyopencl as cl
 
+    from host.devices import extents
     from host.devices.opencl import device as module
-    from host.devices.opencl import extents, gateware, platforms
+    from host.devices.opencl import gateware, platforms
     from host.devices.opencl.device import OpenCLDevice
     from host.devices.opencl.source import Shape, shape_for, source
 
