@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """All that goes onto a board's chip: clock generator, top level, and the pads."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """A board's top level: accelerator, on-chip memory and host link. Clock, reset and pins are the platform's to bring."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """A board's top level as Verilog: module `redline_board`, for simulation and for tools that take no Amaranth."""
 
 from __future__ import annotations

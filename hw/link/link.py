@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """The link: a serial line at one end, a board's memory and registers at the other."""
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from host import cli
-from host.cli.conformance import _options
+from host.cli.conformance import parsed
 from host.devices.registry import accelerator
 from hw.config import Config
 from tests.host.test_cli import redline
@@ -43,7 +43,7 @@ def test_writes_a_package_and_says_so_in_json(tmp_path: Path) -> None:
     said = eval(line.removeprefix("accelerator = "), {"dict": dict})
     assert Config(**said).hash == config.hash
     (line,) = [line for line in readme.splitlines() if line.startswith("redline conformance opencl ")]
-    own, rest = accelerator(_options(line.split()[4::2]))
+    own, rest = accelerator(parsed(line.split()[4::2]))
     assert Config(**own).hash == config.hash
     assert rest == {"binary": "redline.xclbin", "platform": "xilinx"}
 

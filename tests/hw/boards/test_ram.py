@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """On-chip memory: bursts and single bytes agree with a plain array, under random back-pressure on all of them."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """A board's top level: memory and registers reached through its serial line, and what cannot be built."""
 
 from __future__ import annotations

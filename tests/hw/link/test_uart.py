@@ -1,3 +1,6 @@
+# amaranth: UnusedElaboratable=no
+# (What a constructor refuses is never used.)
+
 """The serial line: bytes arrive whole at rates that are a little off, glitches and broken bytes do no harm."""
 
 from __future__ import annotations
