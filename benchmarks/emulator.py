@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.turns import in_turns
 from host import models
 from host.compiler import compile as compiler
 from host.devices.emulator.device import EmulatorDevice
@@ -142,7 +142,7 @@ def _forward(name: str, batch: int, table: Table, progress: Progress) -> dict[st
     clocked = FaultPlan.of(program.names).under(late)
     with EmulatorDevice(CONFIG) as device, torch.no_grad():
         runtime = Runtime(program, device)
-        seconds = _in_turns(
+        seconds = in_turns(
             {
                 "fp32": lambda: net(x),
                 "clean": lambda: runtime.forward(images, writeback=False),
@@ -183,7 +183,7 @@ def _deeper(table: Table, progress: Progress) -> list[dict[str, Any]]:
         for share, conditions in clocks.items():
             plan = FaultPlan.of(program.names).under(conditions)
             contenders[f"{share}"] = partial(runtime.forward, images, writeback=False, plan=plan)
-        seconds = _in_turns(contenders, FORWARD_ROUNDS["alexnet", 1])
+        seconds = in_turns(contenders, FORWARD_ROUNDS["alexnet", 1])
     return [
         {
             "period_of_safe": share,
@@ -207,7 +207,7 @@ def _step(name: str, progress: Progress) -> dict[str, Any]:
     plain, net = make().train(), make().train()
     with EmulatorDevice(CONFIG) as device:
         twin = attach(net, device, calibrate=x).train()
-        seconds = _in_turns({"fp32": _stepper(plain, x, y), "int8": _stepper(twin, x, y)}, rounds)
+        seconds = in_turns({"fp32": _stepper(plain, x, y), "int8": _stepper(twin, x, y)}, rounds)
     return {
         "network": name,
         "batch": STEP_BATCH,
@@ -227,18 +227,6 @@ def _stepper(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], N
         optimizer.step()
 
     return step
-
-
-def _in_turns(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, run in contenders.items():
-            start = time.process_time()
-            run()
-            if number:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _ms(seconds: float) -> float:

@@ -22,12 +22,3 @@ def test_a_training_step_is_timed_on_both(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(emulator.STEPS, "lenet5", (make, shape, 1))
     row = emulator._step("lenet5", lambda _: None)
     assert row["step_over_fp32"] == pytest.approx(row["int8_ms"] / row["fp32_ms"], rel=0.01)
-
-
-def test_contenders_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
-    clock = iter(range(1000))
-    monkeypatch.setattr(emulator.time, "process_time", lambda: float(next(clock)))
-    result = emulator._in_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
-    assert called == ["a", "b"] * 4
-    assert result == {"a": 1.0, "b": 1.0}

@@ -8,7 +8,6 @@ import random
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import faults, injectors, turns
+from benchmarks import faults, injectors
 from benchmarks.injectors import LAYERS, MRFI, ROOM, MissingPackage, PyTorchFI, Redline
 from host import cli, models
 
@@ -186,15 +185,6 @@ def test_the_others_leave_the_log_as_it_was(net: nn.Module, images: torch.Tensor
     before = list(logging.getLogger().handlers)
     PyTorchFI(net, images, 1).close()
     assert logging.getLogger().handlers == before
-
-
-def test_contenders_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
-    clock = iter([100, 200, 0, 3, 0, 5, 0, 4, 0, 9, 0, 2, 0, 5])
-    monkeypatch.setattr(turns, "time", SimpleNamespace(process_time=lambda: float(next(clock))))
-    result = turns.in_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
-    assert called == ["a", "b"] * 4
-    assert result == {"a": 3.0, "b": 5.0}
 
 
 @pytest.mark.parametrize("name", ["pytorchfi", "mrfi"])
