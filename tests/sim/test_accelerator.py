@@ -17,7 +17,7 @@ from host.devices.runtime import Runtime
 from host.devices.simulation import arguments
 from host.faults.models import Fault
 from host.program.arrangement import steps
-from host.schedule.launch import Launch
+from host.schedule.launch import Launch, Unit
 from host.verification.cases import CONFIGS, Case, random_case
 from hw.config import Config
 from hw.registers import OFFSET
@@ -74,9 +74,7 @@ class Recorder(ReferenceDevice):
 
     def launch(self, launch: Launch) -> LaunchReport:
         (unit,) = launch.units
-        self.write(unit.descriptors_address, unit.descriptors)
-        self.write(unit.mac_events_address, unit.mac_events)
-        self.write(unit.feature_events_address, unit.feature_events)
+        self.place(unit)
         # Results are written over what no correct result leaves in place.
         for name in launch.written:
             region = launch.memory[name]
@@ -84,8 +82,18 @@ class Recorder(ReferenceDevice):
         before = self.read(0, self.memory_bytes)
         report = super().launch(launch)
         self.paths.append(self.folder / f"launch{len(self.paths)}.npz")
-        save(self.paths[-1], before, self.read(0, self.memory_bytes), arguments(unit), launch.max_cycles, launch.faults)
+        self.keep(self.paths[-1], before, self.read(0, self.memory_bytes), launch)
         return report
+
+    def place(self, unit: Unit) -> None:
+        """Put the launch's lists where its registers say."""
+        self.write(unit.descriptors_address, unit.descriptors)
+        self.write(unit.mac_events_address, unit.mac_events)
+        self.write(unit.feature_events_address, unit.feature_events)
+
+    def keep(self, path: Path, before: np.ndarray, after: np.ndarray, launch: Launch) -> None:
+        """Write one launch for the bench."""
+        save(path, before, after, arguments(launch.units[0]), launch.max_cycles, launch.faults)
 
 
 def save(

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from host.devices.device import LaunchReport
-from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
 from host.faults.stuck import StuckAt
-from host.schedule.launch import Launch
-from hw.config import Config
+from host.schedule.launch import Launch, Unit
 from sim.bench import run_bench
 from tests.hw.vitis.kernels import CONFIGS, package, shell
-from tests.sim.test_accelerator import small_cases
+from tests.sim.test_accelerator import Recorder, small_cases
 
 LISTS = ("descriptors", "mac_events", "feature_events", "late_masks")
-MARK = 0xA5
-"""Results are written over what no correct result leaves in place."""
 
 FAULTS = {
     "small": SoftErrors(0.01, per="mac") + SoftErrors(0.01, sites="feature"),
@@ -33,47 +28,29 @@ FAULTS = {
 """Those that each build has instruments for."""
 
 
-@dataclass
-class Recorder(ReferenceDevice):
-    """A reference device that keeps each launch as an OpenCL host would give it: memory, and lists of their own."""
+class OpenclRecorder(Recorder):
+    """Keeps each launch as an OpenCL host would give it: memory, and lists of their own."""
 
-    folder: Path
-    config: Config
-    paths: list[Path] = field(default_factory=list)
+    def place(self, unit: Unit) -> None:
+        pass
 
-    def __post_init__(self) -> None:
-        super().__init__(self.config, memory_bytes=1 << 18)
-
-    __hash__ = object.__hash__
-
-    def launch(self, launch: Launch) -> LaunchReport:
-        (unit,) = launch.units
-        written = 0
-        for name in launch.written:
-            region = launch.memory[name]
-            self.write(region.address, np.full(region.nbytes, MARK, np.uint8))
-            written += region.nbytes
-        before = self.read(0, self.memory_bytes)
-        report = super().launch(launch)
-        self.paths.append(self.folder / f"launch{len(self.paths)}.npz")
-        lists = {name: getattr(unit, name).view(np.uint8) for name in LISTS}
+    def keep(self, path: Path, before: np.ndarray, after: np.ndarray, launch: Launch) -> None:
         np.savez(
-            self.paths[-1],
+            path,
             before=before,
-            after=self.read(0, self.memory_bytes),
+            after=after,
             max_cycles=launch.max_cycles,
             faults=launch.faults,
-            bytes_written=written,
-            **lists,
+            bytes_written=sum(launch.memory[name].nbytes for name in launch.written),
+            **{name: getattr(launch.units[0], name).view(np.uint8) for name in LISTS},
         )
-        return report
 
 
 @pytest.mark.parametrize(("name", "pause"), [*((name, 0.4) for name in CONFIGS), ("small", 0.0), ("widest", 0.0)])
 def test_the_kernel_does_what_xrt_and_the_reference_expect(name: str, pause: float, tmp_path: Path) -> None:
     config, files = CONFIGS[name], package(CONFIGS[name])
     (tmp_path / "kernel.xml").write_text(files["kernel.xml"])
-    device = Recorder(tmp_path, config)
+    device = OpenclRecorder(tmp_path, config)
     for case in small_cases(config, seed=5 + int(10 * pause), wanted=2, faults=FAULTS[name]):
         Runtime(case.program, device).forward(
             case.x, writeback=case.writeback, plan=case.plan, first_image=case.first_image
