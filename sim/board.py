@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import subprocess
 import tty
 import weakref
 from contextlib import suppress
@@ -15,7 +14,7 @@ from hw.boards.top import DEFAULT_INBOX
 from hw.config import Config
 from sim import control
 from sim.build import build_board
-from sim.client import SimulatorError, environment, release, spawn
+from sim.client import SimulatorError, Spawned, environment, release
 from sim.control import ControlPage
 from sim.memory import DeviceMemory
 
@@ -23,10 +22,9 @@ CYCLES = 4
 """Clock cycles a bit: few, since simulating them is what transfers cost."""
 BAUD = 1_000_000
 START_S = 60.0
-LOG_TAIL_BYTES = 4000
 
 
-class SimulatedBoard:
+class SimulatedBoard(Spawned):
     """A board (`hw.boards.top.BoardTop`) that runs until it is closed, or this process ends.
 
     Parameters
@@ -81,17 +79,7 @@ class SimulatedBoard:
             with_parent["memory_bytes"] = memory.nbytes
             with_parent.close()
             shared = {"CONTROL": page, "MEMORY": memory.fd, "SOCKET": theirs.fileno(), "SERIAL": terminal}
-            process = spawn(
-                [str(self.model.executable)],
-                env=environment("cosim", "sim.board_server")
-                | {f"REDLINE_SIM_{name}": str(fd) for name, fd in shared.items()},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=tuple(shared.values()),
-                start_new_session=True,
-            )
+            process = self._spawn(self.model.executable, environment("cosim", "sim.board_server"), shared)
         except OSError as error:
             raise SimulatorError(f"the simulator {self.model.executable} cannot be started: {error}") from error
         finally:
@@ -106,17 +94,6 @@ class SimulatedBoard:
                 self._finalizer()
         self.process = process
         self._wait_ready()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the simulator."""
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        """The end of what the process printed."""
-        size = os.fstat(self._log).st_size
-        return os.pread(self._log, LOG_TAIL_BYTES, max(size - LOG_TAIL_BYTES, 0)).decode(errors="replace").strip()
 
     def _wait_ready(self) -> None:
         poll = select.poll()

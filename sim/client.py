@@ -92,7 +92,40 @@ def environment(variant: str, module: str = "sim.server") -> dict[str, str]:
     }
 
 
-class Simulator:
+class Spawned:
+    """A simulator's process, and the end of what it printed."""
+
+    process: subprocess.Popen[bytes]
+    _log: int
+
+    def _spawn(
+        self, executable: Path, variables: Mapping[str, str], shared: Mapping[str, int]
+    ) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own; it inherits the descriptors, by name, and prints to `_log`."""
+        return spawn(
+            [str(executable)],
+            env={**variables, **{f"REDLINE_SIM_{name}": str(fd) for name, fd in shared.items()}},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=tuple(shared.values()),
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the simulator."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """The end of what the process printed."""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, LOG_TAIL_BYTES, max(size - LOG_TAIL_BYTES, 0)).decode(errors="replace").strip()
+
+
+class Simulator(Spawned):
     """One simulator process: one compute unit on a shared device memory.
 
     The process runs in a session of its own (Ctrl-C at the terminal does not reach it) and is killed when this one
@@ -149,19 +182,10 @@ class Simulator:
             shared = {"CONTROL": page, "MEMORY": memory.fd, "SOCKET": theirs.fileno()}
             if self._probe is not None:
                 shared["PROBE"] = self._probe
-            variables = environment(model.variant) | {f"REDLINE_SIM_{name}": str(fd) for name, fd in shared.items()}
+            variables = environment(model.variant)
             if waves is not None:
                 variables["REDLINE_SIM_WAVES"] = str(waves.absolute())
-            process = spawn(
-                [str(model.executable)],
-                env=variables,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=tuple(shared.values()),
-                start_new_session=True,
-            )
+            process = self._spawn(model.executable, variables, shared)
         except OSError as error:
             raise SimulatorError(f"the simulator {model.executable} cannot be started: {error}") from error
         finally:
@@ -183,17 +207,6 @@ class Simulator:
         for channel, name in enumerate(("ar", "r", "aw", "w", "b")):
             page.array("stall")[channel] = int(getattr(timing.stalls, name) * 0xFFFFFFFF)
         page["parent"] = os.getpid()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the simulator."""
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        """The end of what the process printed."""
-        size = os.fstat(self._log).st_size
-        return os.pread(self._log, LOG_TAIL_BYTES, max(size - LOG_TAIL_BYTES, 0)).decode(errors="replace").strip()
 
     def _failed(self, what: str) -> SimulatorFailed:
         return SimulatorFailed(f"{what}\nits log: {self.log or '(empty)'}")
