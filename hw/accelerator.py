@@ -42,8 +42,8 @@ class Accelerator(wiring.Component):
     -------
     control : In(ControlBus)
     interrupt : Out(1)
-    ar : Out(stream of axi.REQUEST), r : In(stream of axi.read_beat)
-    aw : Out(stream of axi.REQUEST), w : Out(stream of axi.write_beat), b : In(1)
+    ar : Out(stream of axi.request), r : In(stream of axi.read_beat)
+    aw : Out(stream of axi.request), w : Out(stream of axi.write_beat), b : In(1)
         The memory port; a write response is a pulse, always accepted.
     r_error, b_error : In(1), with `opencl`
         What arrives in this cycle on the channel is an error.
@@ -56,9 +56,9 @@ class Accelerator(wiring.Component):
         members = {
             "control": Out(ControlBus(span(opencl))),
             "interrupt": Out(1),
-            "ar": Out(stream.Signature(axi.REQUEST)),
+            "ar": Out(stream.Signature(axi.request(config))),
             "r": In(stream.Signature(axi.read_beat(config))),
-            "aw": Out(stream.Signature(axi.REQUEST)),
+            "aw": Out(stream.Signature(axi.request(config))),
             "w": Out(stream.Signature(axi.write_beat(config))),
             "b": In(1),
         }
@@ -254,7 +254,7 @@ class Accelerator(wiring.Component):
         m.d.comb += over.eq(sequencer.done | refused)
         if config.saboteur:
             # Final outputs since the outputs' stages started, and the job that started them.
-            slot, walk = Signal(32), Signal(32)
+            slot, walk = Signal(32), Signal(config.count_bits)
             passed = final.input.valid & final.input.ready
             with m.If(outputs_start):
                 m.d.sync += [slot.eq(0), walk.eq(sequencer.job_index)]

@@ -10,8 +10,6 @@ from amaranth.utils import exact_log2
 
 from hw.config import Config
 
-ADDRESS_BITS = 48
-"""Bits of a byte address that are kept and computed with; the port's upper address bits are zero."""
 BOUNDARY = 4096
 """No burst crosses a multiple of this many bytes."""
 MAX_BEATS = 64
@@ -19,8 +17,13 @@ MAX_BEATS = 64
 OUTSTANDING = 16
 """Read bursts in flight."""
 
-REQUEST = data.StructLayout({"addr": ADDRESS_BITS, "len": 8})
-"""One burst: byte address of its first beat (aligned to a beat) and beats - 1."""
+
+def request(config: Config) -> data.StructLayout:
+    """Layout of one burst: byte address of its first beat (aligned to a beat) and beats - 1.
+
+    The memory port's upper address bits, those that the build does not keep, are zero.
+    """
+    return data.StructLayout({"addr": config.address_bits, "len": 8})
 
 
 def read_beat(config: Config) -> data.StructLayout:
@@ -38,12 +41,17 @@ class ReadPort(wiring.Signature):
 
     Members
     -------
-    request : Out(stream of REQUEST)
+    request : Out(stream of request)
     data : In(stream of read_beat), in the order of the requests
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__({"request": Out(stream.Signature(REQUEST)), "data": In(stream.Signature(read_beat(config)))})
+        super().__init__(
+            {
+                "request": Out(stream.Signature(request(config))),
+                "data": In(stream.Signature(read_beat(config))),
+            }
+        )
 
 
 class WritePort(wiring.Signature):
@@ -51,12 +59,17 @@ class WritePort(wiring.Signature):
 
     Members
     -------
-    request : Out(stream of REQUEST)
+    request : Out(stream of request)
     data : Out(stream of write_beat), in the order of the requests
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__({"request": Out(stream.Signature(REQUEST)), "data": Out(stream.Signature(write_beat(config)))})
+        super().__init__(
+            {
+                "request": Out(stream.Signature(request(config))),
+                "data": Out(stream.Signature(write_beat(config))),
+            }
+        )
 
 
 def attach(m: Module, port: wiring.PureInterface, client: wiring.PureInterface, base: Value | None = None) -> None:
@@ -83,7 +96,7 @@ class ReadArbiter(wiring.Component):
     clients : In(ReadPort), one a reader
     urgent : In(clients)
         Readers that win over all that are not.
-    ar : Out(stream of REQUEST)
+    ar : Out(stream of request)
     r : In(stream of read_beat)
     """
 
@@ -93,7 +106,7 @@ class ReadArbiter(wiring.Component):
             {
                 "clients": In(ReadPort(config)).array(clients),
                 "urgent": In(clients),
-                "ar": Out(stream.Signature(REQUEST)),
+                "ar": Out(stream.Signature(request(config))),
                 "r": In(stream.Signature(read_beat(config))),
             }
         )
@@ -135,7 +148,7 @@ class WriteArbiter(wiring.Component):
     Members
     -------
     clients : In(WritePort), one a writer
-    aw : Out(stream of REQUEST)
+    aw : Out(stream of request)
     w : Out(stream of write_beat)
     b : In(1)
         A write response arrived.
@@ -148,7 +161,7 @@ class WriteArbiter(wiring.Component):
         super().__init__(
             {
                 "clients": In(WritePort(config)).array(clients),
-                "aw": Out(stream.Signature(REQUEST)),
+                "aw": Out(stream.Signature(request(config))),
                 "w": Out(stream.Signature(write_beat(config))),
                 "b": In(1),
                 "idle": Out(1),
@@ -194,6 +207,10 @@ class BurstReader(wiring.Component):
     ----------
     max_beats : int
         Longest burst; a power of two.
+    room_bits : int
+        Width of `room`.
+    beats_bits : int, optional
+        Width of a region's length; as of the build's counts if not given.
 
     Members
     -------
@@ -201,21 +218,24 @@ class BurstReader(wiring.Component):
         A region: address aligned to a beat, beats at least 1.
     room : In
         Beats the reader can take now; may only shrink by `taken`.
-    request : Out(stream of REQUEST)
+    request : Out(stream of request)
     taken : Out
         Beats requested in this cycle, 0 if none.
     idle : Out(1)
         All of the region has been requested.
     """
 
-    def __init__(self, config: Config, max_beats: int, room_bits: int) -> None:
+    def __init__(self, config: Config, max_beats: int, room_bits: int, beats_bits: int | None = None) -> None:
         self._config = config
         self._max_beats = max_beats
+        self._beats_bits = beats_bits or config.count_bits
         super().__init__(
             {
-                "start": In(stream.Signature(data.StructLayout({"addr": ADDRESS_BITS, "beats": 32}))),
+                "start": In(
+                    stream.Signature(data.StructLayout({"addr": config.address_bits, "beats": self._beats_bits}))
+                ),
                 "room": In(room_bits),
-                "request": Out(stream.Signature(REQUEST)),
+                "request": Out(stream.Signature(request(config))),
                 "taken": Out(9),
                 "idle": Out(1),
             }
@@ -225,8 +245,8 @@ class BurstReader(wiring.Component):
         m = Module()
         beat_log2 = exact_log2(self._config.port_bytes)
         boundary = min(self._max_beats, BOUNDARY // self._config.port_bytes)
-        addr = Signal(ADDRESS_BITS, reset_less=True)
-        remaining = Signal(32, reset_less=True)
+        addr = Signal(self._config.address_bits, reset_less=True)
+        remaining = Signal(self._beats_bits, reset_less=True)
         burst = Signal(9, reset_less=True)
         # Distance to the next multiple of the longest burst, which is never beyond the 4 KB boundary.
         to_boundary = Signal(9)
@@ -258,7 +278,6 @@ class BurstReader(wiring.Component):
 
 
 __all__ = [
-    "REQUEST",
     "BurstReader",
     "ReadArbiter",
     "ReadPort",
@@ -266,5 +285,6 @@ __all__ = [
     "WritePort",
     "attach",
     "read_beat",
+    "request",
     "write_beat",
 ]

@@ -16,6 +16,10 @@ ARITHMETICS = ("redline", "pipecnn")
 """How an accumulator becomes an output (docs/architecture.md, Arithmetic)."""
 
 
+_LATER = ("overclock", "address_bits", "count_bits", "extent_bits")
+"""Parameters that came after the hash."""
+
+
 class ConfigError(RedlineError, ValueError):
     """A parameter of the accelerator is outside what the gateware can be built for."""
 
@@ -48,6 +52,10 @@ class Config:
     overclock : int
         Elaborate the instrumentation for overclocking and stuck bits, with room for this many groups of output bits in
         each register bank (0 to 32; 0: none; 32 is enough for every delay table and clock).
+    address_bits, count_bits, extent_bits : int
+        Bits that are kept of a descriptor's addresses (16 to 48), counts and distances (10 to 32) and extents (6 to
+        16), which the descriptor has with 64, 32 and 16 bits (`hw.descriptor`). Fewer make a smaller accelerator, for
+        small chips; a program that needs more is refused.
     saboteur : bool
         Elaborate the fault instrumentation. A plain build has no trace of it.
     probe : bool
@@ -68,13 +76,16 @@ class Config:
     pool_columns: int = 64
     arithmetic: str = "redline"
     overclock: int = 0
+    address_bits: int = 48
+    count_bits: int = 32
+    extent_bits: int = 16
     saboteur: bool = False
     probe: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            wanted = {"saboteur": bool, "probe": bool, "arithmetic": str}.get(field.name, int)
+            wanted = type(field.default)
             if type(value) is not wanted:
                 raise ConfigError(f"{field.name} must be {wanted.__name__}, not {value!r}")
         if self.arithmetic not in ARITHMETICS:
@@ -91,8 +102,20 @@ class Config:
                 raise ConfigError(f"{name} must be a power of two from {low} to {high}, not {value}")
         if not 1 <= self.pool_columns <= 4096:
             raise ConfigError(f"pool_columns must be from 1 to 4096, not {self.pool_columns}")
-        if not 0 <= self.overclock <= 32:
-            raise ConfigError(f"overclock must be from 0 to 32, not {self.overclock}")
+        for name, low, high in (
+            ("overclock", 0, 32),
+            ("address_bits", 16, 48),
+            ("count_bits", 10, 32),
+            ("extent_bits", 6, 16),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be from {low} to {high}, not {getattr(self, name)}")
+        least = max(self.extent_bits, self.feature_words.bit_length())
+        if self.count_bits < least:
+            raise ConfigError(
+                f"count_bits must be at least {least}, to count the {self.feature_words} words of a feature buffer and "
+                f"extents of {self.extent_bits} bits, not {self.count_bits}"
+            )
         widest = self.lanes * min(self.vec, 8)
         if not self.vec <= self.port_bytes <= widest:
             raise ConfigError(
@@ -121,6 +144,21 @@ class Config:
         return self.weight_bytes // (self.lanes * self.vec)
 
     @property
+    def max_extent(self) -> int:
+        """Largest extent that a descriptor of this build can have."""
+        return (1 << self.extent_bits) - 1
+
+    @property
+    def max_count(self) -> int:
+        """Largest count or distance that a descriptor of this build can have."""
+        return (1 << self.count_bits) - 1
+
+    @property
+    def reach(self) -> int:
+        """Bytes of memory that this build's addresses reach."""
+        return 1 << self.address_bits
+
+    @property
     def channel_align(self) -> int:
         """Output channels are computed in multiples of this many (zero weights fill the rest)."""
         return max(self.lanes, self.vec)
@@ -129,7 +167,8 @@ class Config:
     def hash(self) -> int:
         """64-bit identity of the build, readable in the `config_hash` registers."""
         functional = {name: value for name, value in asdict(self).items() if name != "probe"}
-        if not self.overclock:
-            del functional["overclock"]  # a plain build is the same as before there was such a parameter
+        for name in _LATER:
+            if functional[name] == getattr(Config, name):
+                del functional[name]  # such a build is the same as before there was the parameter
         text = json.dumps({"interface": INTERFACE_VERSION, **functional}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

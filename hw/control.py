@@ -10,7 +10,12 @@ from hw.config import INTERFACE_VERSION, Config
 from hw.registers import ARGUMENTS, KERNEL_SPAN_BITS, OFFSET, SPAN_BITS
 
 COUNTERS = ("cycles", "mac_cycles", "stall_cycles", "bytes_read", "bytes_written")
-"""64-bit counters, read in two halves."""
+"""Counters of a launch, read in two halves; they wrap at `counter_bits`."""
+
+
+def counter_bits(config: Config) -> int:
+    """Width of a counter: 64 bits, less in a build that keeps fewer bits of counts."""
+    return 2 * config.count_bits
 
 
 def span(opencl: bool) -> int:
@@ -57,7 +62,7 @@ class Control(wiring.Component):
         One cycle: the launch is complete.
     descriptors, jobs and so on : Out(64) or Out(32)
         The arguments (`hw.registers.ARGUMENTS`) that this build has.
-    cycles, mac_cycles, stall_cycles, bytes_read, bytes_written : In(64)
+    cycles, mac_cycles, stall_cycles, bytes_read, bytes_written : In(counter_bits)
     faults_applied : In(32), with `saboteur`
     interrupt : Out(1)
     """
@@ -71,7 +76,7 @@ class Control(wiring.Component):
             "start": Out(1),
             "finished": In(1),
             "interrupt": Out(1),
-            **{name: In(64) for name in COUNTERS},
+            **{name: In(counter_bits(config)) for name in COUNTERS},
         }
         if config.saboteur:
             members["faults_applied"] = In(32)

@@ -1,6 +1,7 @@
 """The descriptor: the 256-byte record in memory that tells the accelerator one job.
 
-Written once here; the sequencer's struct and the host's packer are both generated from `FIELDS`.
+Written once here; the sequencer's struct and the host's packer are both generated from `FIELDS`. A build keeps as many
+bits of a field as its `Config` says (`layout`): in memory, all descriptors are alike.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from amaranth.lib import data
+
+from hw.config import Config
 
 DESCRIPTOR_BYTES = 256
 
@@ -86,6 +90,12 @@ FIELDS = (
 )
 
 
+MODULO = ("src_base", "src_step")
+"""Words of a feature buffer, which wrap."""
+RESERVED = "reserved0"
+"""The field that is for nothing but alignment."""
+
+
 class Flag:
     """Bits of the `flags` field."""
 
@@ -126,14 +136,19 @@ class Flag:
     pooling and write-back then speak of all outputs that join."""
 
 
+FLAG_BITS = Flag.MORE.bit_length()
+"""Of `flags`, those that mean something."""
+
+
 def _numpy_dtype() -> np.dtype:
     names = [field.name for field in FIELDS]
     formats = [f"<u{field.bits // 8}" for field in FIELDS]
-    packed = np.dtype({"names": names, "formats": formats, "offsets": list(_offsets()), "itemsize": DESCRIPTOR_BYTES})
+    packed = np.dtype({"names": names, "formats": formats, "offsets": _offsets(), "itemsize": DESCRIPTOR_BYTES})
     return packed
 
 
 def _offsets() -> list[int]:
+    """Byte offset of each field."""
     offsets, at = [], 0
     for field in FIELDS:
         offsets.append(at)
@@ -143,11 +158,42 @@ def _offsets() -> list[int]:
     return offsets
 
 
+OFFSETS = dict(zip((field.name for field in FIELDS), _offsets(), strict=True))
+"""Byte offset of each field."""
+
 DTYPE = _numpy_dtype()
 """numpy structured dtype of one descriptor: what the host packs."""
 
 USED_BYTES = sum(field.bits for field in FIELDS) // 8
 """Bytes of the descriptor that carry fields; the rest is zero."""
 
-LAYOUT = data.StructLayout({field.name: field.bits for field in FIELDS})
-"""Amaranth layout of the used part of one descriptor: what the sequencer reads."""
+
+def kept_bits(field: Field, config: Config) -> int:
+    """Bits that a build keeps of a field: the low ones."""
+    if field.name == "flags":
+        return FLAG_BITS
+    return {64: config.address_bits, 32: config.count_bits, 16: config.extent_bits}.get(field.bits, field.bits)
+
+
+def too_wide(records: npt.NDArray[np.void], config: Config) -> tuple[int, str, int] | None:
+    """The first value that a build does not hold: position of the record, the field, and the bits kept; None if none.
+
+    Fields that only ever count modulo a feature buffer's size may have any value.
+
+    Parameters
+    ----------
+    records : array of DTYPE, shape (jobs,)
+    """
+    for field in FIELDS:
+        kept = kept_bits(field, config)
+        if field.name in ("flags", RESERVED, *MODULO) or kept >= field.bits:
+            continue
+        wrong = np.flatnonzero(records[field.name] >> np.uint64(kept))
+        if len(wrong):
+            return int(wrong[0]), field.name, kept
+    return None
+
+
+def layout(config: Config) -> data.StructLayout:
+    """Amaranth layout of a descriptor in the accelerator: what means something, as wide as the build has it."""
+    return data.StructLayout({field.name: kept_bits(field, config) for field in FIELDS if field.name != RESERVED})

@@ -22,13 +22,13 @@ class Pieces(wiring.Component):
 
     Members
     -------
-    start : In(1), job : In(descriptor.LAYOUT)
+    start : In(1), job : In(descriptor.layout)
         Go to the first piece of the job's load; `job` is needed in this cycle only.
     advance : In(1)
         Go to the next piece.
     valid : Out(1)
         There is a piece: one segment's words of one chunk.
-    addr : Out(ADDRESS_BITS), word : Out, words : Out(32)
+    addr : Out(address_bits), word : Out, words : Out(count_bits)
         Its byte address in memory, its first word in the buffer, and its length.
     ends_chunk : Out(1)
         It is its chunk's last.
@@ -39,12 +39,12 @@ class Pieces(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "job": In(descriptor.LAYOUT),
+                "job": In(descriptor.layout(config)),
                 "advance": In(1),
                 "valid": Out(1),
-                "addr": Out(axi.ADDRESS_BITS),
+                "addr": Out(config.address_bits),
                 "word": Out(range(config.feature_words)),
-                "words": Out(32),
+                "words": Out(config.count_bits),
                 "ends_chunk": Out(1),
             }
         )
@@ -54,14 +54,17 @@ class Pieces(wiring.Component):
         config, job = self._config, self.job
         word_log2 = exact_log2(config.vec)
         segments, segment_words, chunk_words, stride = (
-            Signal(32, name=name, reset_less=True) for name in ("segments", "segment_words", "chunk_words", "stride")
+            Signal(config.count_bits, name=name, reset_less=True)
+            for name in ("segments", "segment_words", "chunk_words", "stride")
         )
         # Of the chunk in the first segment; then of the piece.
-        chunk_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
+        chunk_addr = Signal(config.address_bits, reset_less=True)
         chunk_word = Signal(range(config.feature_words), reset_less=True)
-        segments_left, words_left = Signal(32, reset_less=True), Signal(32, reset_less=True)
-        next_addr, next_word = Signal(axi.ADDRESS_BITS), Signal(range(config.feature_words))
-        last_chunk, words_after = Signal(), Signal(32)
+        segments_left, words_left = (
+            Signal(config.count_bits, name=name, reset_less=True) for name in ("segments_left", "words_left")
+        )
+        next_addr, next_word = Signal(config.address_bits), Signal(range(config.feature_words))
+        last_chunk, words_after = Signal(), Signal(config.count_bits)
         m.d.comb += [
             self.ends_chunk.eq(segments_left == 1),
             last_chunk.eq(words_left == self.words),
@@ -92,7 +95,7 @@ class Pieces(wiring.Component):
                 chunk_words.eq(words),
                 self.words.eq(words),
                 stride.eq(job.load_stride),
-                Cat(chunk_addr, self.addr).eq(job.load_addr[: axi.ADDRESS_BITS].replicate(2)),
+                Cat(chunk_addr, self.addr).eq(job.load_addr.replicate(2)),
                 Cat(chunk_word, self.word).eq(job.load_base[: len(self.word)].replicate(2)),
             ]
         return m
@@ -103,12 +106,12 @@ class FeatureLoader(wiring.Component):
 
     Members
     -------
-    start : In(1), job : In(descriptor.LAYOUT)
+    start : In(1), job : In(descriptor.layout)
         Begin; only while `done`. `job` is needed in this cycle only.
     done : Out(1)
     to_b : Out(1)
         The words go to buffer B.
-    rows : Out(16)
+    rows : Out(extent_bits)
         Input rows of which all segments' words have been written, with `load_chunk`.
     port : Out(ReadPort)
     write : Out(stream of feature_write)
@@ -119,10 +122,10 @@ class FeatureLoader(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "job": In(descriptor.LAYOUT),
+                "job": In(descriptor.layout(config)),
                 "done": Out(1),
                 "to_b": Out(1),
-                "rows": Out(16),
+                "rows": Out(config.extent_bits),
                 "port": Out(axi.ReadPort(config)),
                 "write": Out(stream.Signature(feature_write(config))),
             }
@@ -151,11 +154,11 @@ class FeatureLoader(wiring.Component):
         connect(m, reader.request, flipped(self.port.request))
 
         # Unpacking: a word a cycle, from the slots of each beat that belong to the piece.
-        at = Signal(32)  # word of the piece
+        at = Signal(config.count_bits)  # word of the piece
         slot = Signal(range(slots)) if slots > 1 else C(0, 1)
         beat = self.port.data
         last_word = Signal()
-        rows_of_chunk = Signal(16, reset_less=True)
+        rows_of_chunk = Signal(config.extent_bits, reset_less=True)
         if slots > 1:
             m.d.comb += slot.eq(unpacked.addr[word_log2:beat_log2] + at)
         m.d.comb += [
@@ -187,7 +190,7 @@ class WeightLoader(wiring.Component):
 
     Members
     -------
-    start : In(stream of descriptor.LAYOUT)
+    start : In(stream of descriptor.layout)
         Taken when the words of the job before have all been asked for.
     port : Out(ReadPort)
     fill : Out(stream of a memory beat), room : In, taken : Out
@@ -203,7 +206,7 @@ class WeightLoader(wiring.Component):
         self._room_bits = (config.weight_words * self._beats_per_word).bit_length()
         super().__init__(
             {
-                "start": In(stream.Signature(descriptor.LAYOUT)),
+                "start": In(stream.Signature(descriptor.layout(config))),
                 "port": Out(axi.ReadPort(config)),
                 "fill": Out(stream.Signature(config.port_bits)),
                 "room": In(self._room_bits),
@@ -218,11 +221,14 @@ class WeightLoader(wiring.Component):
         config = self._config
         job = self.start.payload
         # A burst never needs more than a quarter of the ring, so that loading goes on while the array works.
+        beats_bits = min(32, config.count_bits + exact_log2(self._beats_per_word))
         longest = min(axi.MAX_BEATS, config.weight_words * self._beats_per_word // 4)
-        m.submodules.reader = reader = axi.BurstReader(config, longest, self._room_bits)
-        addr = Signal(axi.ADDRESS_BITS, reset_less=True)
-        group_beats, groups = Signal(32, reset_less=True), Signal(16)
-        passes, passes_left = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        m.submodules.reader = reader = axi.BurstReader(config, longest, self._room_bits, beats_bits)
+        addr = Signal(config.address_bits, reset_less=True)
+        group_beats, groups = Signal(beats_bits, reset_less=True), Signal(config.extent_bits)
+        passes, passes_left = (
+            Signal(config.count_bits, name=name, reset_less=True) for name in ("passes", "passes_left")
+        )
         m.d.comb += [
             self.start.ready.eq(groups == 0),
             reader.start.valid.eq(groups != 0),
@@ -262,7 +268,7 @@ class ParamLoader(wiring.Component):
 
     Members
     -------
-    start : In(stream of descriptor.LAYOUT)
+    start : In(stream of descriptor.layout)
         Taken when the records of the job before have all been asked for.
     port : Out(ReadPort)
     params : Out(stream of group_params)
@@ -275,7 +281,7 @@ class ParamLoader(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "start": In(stream.Signature(descriptor.LAYOUT)),
+                "start": In(stream.Signature(descriptor.layout(config))),
                 "port": Out(axi.ReadPort(config)),
                 "params": Out(stream.Signature(group_params(config))),
                 "arrived": Out(1),
@@ -291,7 +297,7 @@ class ParamLoader(wiring.Component):
         m.submodules.reader = reader = axi.BurstReader(config, min(group_beats, axi.MAX_BEATS), 9)
         m.submodules.queue = queue = SyncFIFOBuffered(width=group_params(config).size, depth=PARAM_GROUPS)
         free = Signal(range(PARAM_GROUPS + 1), init=PARAM_GROUPS)  # groups not asked for
-        addr, groups = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(16)
+        addr, groups = Signal(config.address_bits, reset_less=True), Signal(config.extent_bits)
         asked = Signal()
         m.d.comb += [
             self.start.ready.eq(groups == 0),

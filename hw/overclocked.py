@@ -44,7 +44,7 @@ class MaskLoader(wiring.Component):
 
     Members
     -------
-    start : In(1), addr : In(64), count : In(32)
+    start : In(1), addr : In(address_bits), count : In(32)
         Begin: forget the last launch's masks, then load `count` records from `addr`.
     done : Out(1)
         One cycle: all of them are in place.
@@ -57,7 +57,7 @@ class MaskLoader(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "addr": In(64),
+                "addr": In(config.address_bits),
                 "count": In(32),
                 "done": Out(1),
                 "port": Out(axi.ReadPort(config)),
@@ -71,7 +71,7 @@ class MaskLoader(wiring.Component):
         port_bits, record_bits = config.port_bits, 8 * masks.WORD_BYTES
         per_beat, beats_per = max(1, port_bits // record_bits), max(1, record_bits // port_bits)
 
-        m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9)
+        m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9, 32)
         connect(m, reader.request, flipped(self.port.request))
         asking, busy = Signal(), Signal()
         remaining = Signal(32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hw.config import Config
 
@@ -25,10 +26,10 @@ class OutputPlace(wiring.Component):
         Go to the first output. The extents and distances stay constant until the last.
     advance : In(1)
         Go to the next output.
-    width, height, images : In(16)
-    base : In(bits), plane, image : In(32), pixel : In(8)
+    width, height, images : In(extent_bits)
+    base : In(bits), plane, image : In(count_bits), pixel : In(8)
         Address of the first output; distances between channel groups of VEC, images, and pixels.
-    gap : In(32)
+    gap : In(count_bits)
         Left out after each row; 0: rows adjoin.
     first_sub : In
         If LANES < VEC: which part of its group the first output is.
@@ -47,22 +48,22 @@ class OutputPlace(wiring.Component):
     def __init__(self, config: Config, bits: int) -> None:
         self._config = config
         self._bits = bits
-        self._subs = max(1, config.vec // config.lanes)
+        self._subs, self._parts = max(1, config.vec // config.lanes), max(1, config.lanes // config.vec)
         super().__init__(
             {
                 "start": In(1),
                 "advance": In(1),
-                "width": In(16),
-                "height": In(16),
-                "images": In(16),
+                "width": In(config.extent_bits),
+                "height": In(config.extent_bits),
+                "images": In(config.extent_bits),
                 "base": In(bits),
-                "plane": In(32),
-                "image": In(32),
+                "plane": In(config.count_bits),
+                "image": In(config.count_bits),
                 "pixel": In(8),
-                "gap": In(32),
+                "gap": In(config.count_bits),
                 "first_sub": In(range(self._subs)),
                 "addr": Out(bits),
-                "group": Out(16),
+                "group": Out(min(16, config.extent_bits + exact_log2(self._parts))),
                 "sub": Out(range(self._subs)),
                 "last_of_row": Out(1),
                 "last_of_plane": Out(1),
@@ -71,13 +72,12 @@ class OutputPlace(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self._config
-        parts = max(1, config.lanes // config.vec)
-        x, y, image = Signal(16, reset_less=True), Signal(16, reset_less=True), Signal(16, reset_less=True)
+        config, parts = self._config, self._parts
+        x, y, image = (Signal(config.extent_bits, name=name, reset_less=True) for name in ("x", "y", "image"))
         group_base, image_base = Signal(self._bits, reset_less=True), Signal(self._bits, reset_less=True)
         next_image, next_group = Signal(self._bits), Signal(self._bits)
         # Constant within a job, and registered: the address then is one addition away, as it is within a row.
-        across = Signal(32, reset_less=True)
+        across = Signal(config.count_bits, reset_less=True)
         m.d.sync += across.eq(self.pixel + self.gap)
         m.d.comb += [
             next_image.eq(image_base + self.image),

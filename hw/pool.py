@@ -22,7 +22,7 @@ class Pool(wiring.Component):
 
     Members
     -------
-    start : In(1), job : In(descriptor.LAYOUT)
+    start : In(1), job : In(descriptor.layout)
         Begin a job; `job` stays constant until `done`.
     done : Out(1)
         The job's last position has been walked, and its last output taken.
@@ -35,7 +35,7 @@ class Pool(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "job": In(descriptor.LAYOUT),
+                "job": In(descriptor.layout(config)),
                 "done": Out(1),
                 "input": In(pixel),
                 "output": Out(pixel),
@@ -62,11 +62,14 @@ class Pool(wiring.Component):
         pooling = (job.flags & descriptor.Flag.POOL).any()
 
         walking = Signal()
-        x, y = Signal(17, reset_less=True), Signal(17, reset_less=True)
-        end_x, end_y = Signal(17, reset_less=True), Signal(17, reset_less=True)
-        column, line = Signal(16, reset_less=True), Signal(16, reset_less=True)  # of the next window to finish
+        x, y, end_x, end_y = (
+            Signal(config.extent_bits + 1, name=name, reset_less=True) for name in ("x", "y", "end_x", "end_y")
+        )
+        # Of the next window to finish; and what is left to walk.
+        column, line, images, groups = (
+            Signal(config.extent_bits, name=name, reset_less=True) for name in ("column", "line", "images", "groups")
+        )
         wait_x, wait_y = Signal(2, reset_less=True), Signal(2, reset_less=True)  # positions until it does
-        planes = Signal(32, reset_less=True)
         real = Signal()
         m.d.comb += real.eq((x >= pad) & (x - pad < job.out_w) & (y >= pad) & (y - pad < job.out_h))
 
@@ -141,17 +144,21 @@ class Pool(wiring.Component):
                 with m.If(wait_y == 0):
                     m.d.sync += [wait_y.eq(stride - 1), line.eq(line + 1)]
                 with m.If(last_y):
-                    m.d.sync += [y.eq(0), wait_y.eq(kernel - 1), line.eq(0), planes.eq(planes - 1)]
-                    with m.If(planes == 1):
-                        m.d.sync += walking.eq(0)
+                    m.d.sync += [y.eq(0), wait_y.eq(kernel - 1), line.eq(0), images.eq(images - 1)]
+                    with m.If(images == 1):
+                        m.d.sync += [images.eq(job.images), groups.eq(groups - 1)]
+                        with m.If(groups == 1):
+                            m.d.sync += walking.eq(0)
 
         with m.If(self.start):
             m.d.sync += [walking.eq(1), x.eq(0), y.eq(0), column.eq(0), line.eq(0)]
-            m.d.sync += [wait_x.eq(kernel - 1), wait_y.eq(kernel - 1), planes.eq(job.groups_out * job.images)]
+            m.d.sync += [wait_x.eq(kernel - 1), wait_y.eq(kernel - 1), images.eq(job.images), groups.eq(job.groups_out)]
             # The walk ends with the plane or with the last window, whichever is later.
             for end, extent, windows in ((end_x, job.out_w, job.pool_w), (end_y, job.out_h, job.pool_h)):
                 plane = extent + pad - 1
-                window = (windows - 1) * stride + kernel - 1
+                before = windows - 1
+                steps = Mux(stride[0], before, 0) + (Mux(stride[1], before, 0) << 1)  # a multiplier saved
+                window = steps + kernel - 1
                 m.d.sync += end.eq(Mux(pooling & (window > plane), window, Mux(pooling, plane, extent - 1)))
         m.d.comb += self.done.eq(~walking & ~across_valid & ~pooled_valid)
         return m

@@ -49,7 +49,7 @@ class Completion(wiring.Component):
     -------
     start : In(1)
         One cycle: the launch is over.
-    addr : In(64)
+    addr : In(address_bits)
         Where to; the lowest six bits count as zero.
     record : In(LAYOUT)
         Constant from `start` to `done`.
@@ -65,7 +65,7 @@ class Completion(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "addr": In(64),
+                "addr": In(config.address_bits),
                 "record": In(LAYOUT),
                 "port": Out(axi.WritePort(config)),
                 "writes_done": In(1),
@@ -79,7 +79,7 @@ class Completion(wiring.Component):
         request, out = self.port.request, self.port.data
         beat = Signal(range(max(2, beats)))
         m.d.comb += [
-            request.payload.addr[6:].eq(self.addr[6 : axi.ADDRESS_BITS]),
+            request.payload.addr[6:].eq(self.addr[6 : self._config.address_bits]),
             request.payload.len.eq(beats - 1),
             out.payload.data.eq(self.record.as_value().word_select(beat, bits)),
             out.payload.strb.eq(~0),

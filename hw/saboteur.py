@@ -32,7 +32,7 @@ class Saboteur(wiring.Component):
 
     Members
     -------
-    start : In(1), addr : In(64), count : In(32)
+    start : In(1), addr : In(address_bits), count : In(32)
         Begin a launch with `count` events at `addr`.
     stop : In(1)
         End of the launch: forget what was not used.
@@ -57,7 +57,7 @@ class Saboteur(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "addr": In(64),
+                "addr": In(config.address_bits),
                 "count": In(32),
                 "stop": In(1),
                 "idle": Out(1),
@@ -81,7 +81,7 @@ class Saboteur(wiring.Component):
         m.d.comb += clear.eq(self.start | self.stop | draining)
 
         # Events from memory: beats wait in a queue that was reserved when they were asked for.
-        m.submodules.reader = reader = axi.BurstReader(config, BUFFERED_BEATS // 2, BUFFERED_BEATS.bit_length())
+        m.submodules.reader = reader = axi.BurstReader(config, BUFFERED_BEATS // 2, BUFFERED_BEATS.bit_length(), 32)
         m.submodules.beats = beats = SyncFIFOBuffered(width=config.port_bits, depth=BUFFERED_BEATS)
         free = Signal(range(BUFFERED_BEATS + 1), init=BUFFERED_BEATS)
         on_the_way = Signal(range(BUFFERED_BEATS + 1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from collections.abc import Iterator
+
+from amaranth.hdl import C, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,20 +19,20 @@ class Sequencer(wiring.Component):
 
     Members
     -------
-    start : In(1), addr : In(64), jobs : In(32)
+    start : In(1), addr : In(address_bits), jobs : In(count_bits)
         Begin a launch.
     done : Out(1)
         One cycle: every job is through, and every write is acknowledged.
     port : Out(ReadPort)
-    weights, params : Out(streams of descriptor.LAYOUT)
+    weights, params : Out(streams of descriptor.layout)
         The loading job, to the weight and parameter loaders, unless it is LOAD_ONLY.
-    loading : Out(descriptor.LAYOUT), load : Out(1), load_done : In(1)
+    loading : Out(descriptor.layout), load : Out(1), load_done : In(1)
         The loading job, and the feature loader's start and done.
-    job : Out(descriptor.LAYOUT), compute : Out(1), compute_done : In(1)
+    job : Out(descriptor.layout), compute : Out(1), compute_done : In(1)
         The computing job; start of its stages; all of them are done.
-    job_index : Out(32)
+    job_index : Out(count_bits)
         Position of the computing job in the launch.
-    jobs_done : Out(32)
+    jobs_done : Out(count_bits)
         Jobs that are through.
     writes_done : In(1)
         No write is under way.
@@ -49,20 +51,20 @@ class Sequencer(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "addr": In(64),
-                "jobs": In(32),
+                "addr": In(config.address_bits),
+                "jobs": In(config.count_bits),
                 "done": Out(1),
                 "port": Out(axi.ReadPort(config)),
-                "weights": Out(stream.Signature(descriptor.LAYOUT)),
-                "params": Out(stream.Signature(descriptor.LAYOUT)),
-                "loading": Out(descriptor.LAYOUT),
+                "weights": Out(stream.Signature(descriptor.layout(config))),
+                "params": Out(stream.Signature(descriptor.layout(config))),
+                "loading": Out(descriptor.layout(config)),
                 "load": Out(1),
                 "load_done": In(1),
-                "job": Out(descriptor.LAYOUT),
+                "job": Out(descriptor.layout(config)),
                 "compute": Out(1),
                 "compute_done": In(1),
-                "job_index": Out(32),
-                "jobs_done": Out(32),
+                "job_index": Out(config.count_bits),
+                "jobs_done": Out(config.count_bits),
                 "writes_done": In(1),
                 "clear": Out(1),
                 "waiting": Out(1),
@@ -77,12 +79,12 @@ class Sequencer(wiring.Component):
         active = Signal()
         loading_valid, job_valid = Signal(), Signal()
 
-        # Fetch. Beats shift in from the top, so that after the last one the first is at the bottom.
+        # Fetch. Of each beat, what it holds of the fields is kept.
         beats = -(-descriptor.USED_BYTES // config.port_bytes)
         m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9)
-        fetched = Signal(beats * config.port_bits, reset_less=True)
+        fetched = Signal(descriptor.layout(config), reset_less=True)
         arrived = Signal(range(beats + 1))
-        fetch_addr, to_fetch = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(32)
+        fetch_addr, to_fetch = Signal(config.address_bits, reset_less=True), Signal(config.count_bits)
         fetching, fetched_valid, fetched_taken = Signal(), Signal(), Signal()
         m.d.comb += [
             reader.room.eq(C(1, 1).replicate(9)),
@@ -100,10 +102,11 @@ class Sequencer(wiring.Component):
                 fetch_addr.eq(fetch_addr + descriptor.DESCRIPTOR_BYTES),
             ]
         with m.If(self.port.data.valid):
-            m.d.sync += [
-                fetched.eq(Cat(fetched, self.port.data.payload.data)[config.port_bits :]),
-                arrived.eq(arrived + 1),
-            ]
+            m.d.sync += arrived.eq(arrived + 1)
+            with m.Switch(arrived):
+                for beat in range(beats):
+                    with m.Case(beat):
+                        m.d.sync += _kept(fetched, self.port.data.payload.data, beat)
         with m.If(fetched_taken):
             m.d.sync += [fetching.eq(0), arrived.eq(0)]
 
@@ -134,7 +137,7 @@ class Sequencer(wiring.Component):
         advance, settled, loaded = Signal(), Signal(2), Signal()
         load_only, gathered, computed = Signal(), Signal(), Signal()
         own_load, early = Signal(), Signal()
-        loading_index, through = Signal(32), self.jobs_done
+        loading_index, through = Signal(config.count_bits), self.jobs_done
         m.d.comb += [
             load_only.eq((loading.flags & flag.LOAD_ONLY).any()),
             early.eq((loading.flags & flag.LOAD).any() & (loading.load_chunk != 0) & ~load_only),
@@ -159,10 +162,9 @@ class Sequencer(wiring.Component):
             m.d.sync += own_load.eq(1)  # unless it is done, which `arriving` sees
             m.d.sync += [self.job_index.eq(loading_index), loading_index.eq(loading_index + 1)]
         m.d.comb += fetched_taken.eq(fetched_valid & ~loading_valid)
-        fetched_job = data.View(descriptor.LAYOUT, fetched[: descriptor.LAYOUT.size])
-        without_array = (fetched_job.flags & flag.LOAD_ONLY).any()
+        without_array = (fetched.flags & flag.LOAD_ONLY).any()
         with m.If(fetched_taken):
-            m.d.sync += [loading.eq(fetched_job), loading_valid.eq(1)]
+            m.d.sync += [loading.eq(fetched), loading_valid.eq(1)]
             m.d.sync += [load_started.eq(0), weights_given.eq(without_array), params_given.eq(without_array)]
 
         with m.If(active & (through == self.jobs) & self.writes_done):
@@ -173,3 +175,13 @@ class Sequencer(wiring.Component):
             m.d.sync += [active.eq(1), fetch_addr.eq(self.addr), to_fetch.eq(self.jobs), self.job_index.eq(0)]
             m.d.sync += [loading_index.eq(0), through.eq(0)]
         return m
+
+
+def _kept(fetched: data.View, beat: Value, number: int) -> Iterator[Value]:
+    """Assignments to `fetched` of what a beat holds of its fields."""
+    begin, end = number * len(beat), (number + 1) * len(beat)
+    for name, field in fetched.shape():
+        at = 8 * descriptor.OFFSETS[name]
+        low, high = max(at, begin), min(at + field.width, end)
+        if low < high:
+            yield fetched[name][low - at : high - at].eq(beat[low - begin : high - begin])

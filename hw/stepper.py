@@ -11,9 +11,6 @@ from hw.array import step_flags
 from hw.buffers import ring_pointer
 from hw.config import Config
 
-COORDINATE_BITS = 18
-"""Signed row and column of a tap: 16-bit extents, 8-bit padding and kernel."""
-
 
 class Stepper(wiring.Component):
     """Issues the steps of a job in their order: output group, image, output row, output column, z, ky, kx.
@@ -29,7 +26,7 @@ class Stepper(wiring.Component):
     valid : Out(1), flags : Out(step_flags)
         A step, one cycle after its addresses: aligned with what the buffers deliver.
     feature_addr : Out
-    arriving : In(1), rows : In(16)
+    arriving : In(1), rows : In(extent_bits)
         The job's features are still being loaded; input rows that have arrived, of every channel group.
     weight_ptr, keep_ptr : Out, weight_ready : In(1)
         See WeightRing.
@@ -53,13 +50,13 @@ class Stepper(wiring.Component):
         self._config = config
         members = {
             "start": In(1),
-            "job": In(descriptor.LAYOUT),
+            "job": In(descriptor.layout(config)),
             "done": Out(1, init=1),
             "valid": Out(1),
             "flags": Out(step_flags(config)),
             "feature_addr": Out(range(config.feature_words)),
             "arriving": In(1),
-            "rows": In(16),
+            "rows": In(config.extent_bits),
             "weight_ptr": Out(ring_pointer(config)),
             "keep_ptr": Out(ring_pointer(config)),
             "weight_ready": In(1),
@@ -82,8 +79,9 @@ class Stepper(wiring.Component):
 
         # Where the nest stands.
         kx, ky = Signal(8, reset_less=True), Signal(8, reset_less=True)
-        z, group, image = (Signal(16, name=name, reset_less=True) for name in ("z", "group", "image"))
-        ox, oy = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        z, group, image, ox, oy = (
+            Signal(config.extent_bits, name=name, reset_less=True) for name in ("z", "group", "image", "ox", "oy")
+        )
         last = {name: Signal(name=f"last_{name}") for name in ("kx", "ky", "z", "ox", "oy", "image", "group")}
         flag = descriptor.Flag
         one, continues, partial = Signal(), Signal(), Signal()
@@ -118,7 +116,7 @@ class Stepper(wiring.Component):
             for name in ("row_of_taps", "plane", "pixel", "row", "picture", "first_picture", "group")
         )
         # Output groups read the same channel groups, `src_period` of them in a row.
-        own_picture, sharing = Signal(address, reset_less=True), Signal(16, reset_less=True)
+        own_picture, sharing = Signal(address, reset_less=True), Signal(config.extent_bits, reset_less=True)
         last_sharing = Signal()
         m.d.comb += [
             next_row_of_taps.eq(row_of_taps + job.src_tap),
@@ -130,9 +128,9 @@ class Stepper(wiring.Component):
             last_sharing.eq(sharing == job.src_period - 1),
             next_group.eq(own_picture + Mux(last_sharing, job.src_step, 0)),
         ]
-        # Row and column of the tap in the input, for zero padding.
-        top, left = Signal(signed(COORDINATE_BITS), reset_less=True), Signal(signed(COORDINATE_BITS), reset_less=True)
-        y, x = Signal(signed(COORDINATE_BITS), reset_less=True), Signal(signed(COORDINATE_BITS), reset_less=True)
+        # Row and column of the tap in the input, for zero padding: beyond it by 8 bits of padding and kernel.
+        coordinate = signed(max(config.extent_bits, 8) + 2)
+        top, left, y, x = (Signal(coordinate, name=name, reset_less=True) for name in ("top", "left", "y", "x"))
         inside = Signal()
         m.d.comb += inside.eq((y.as_unsigned() < job.in_h) & (x.as_unsigned() < job.in_w))
 

@@ -18,7 +18,7 @@ class Store(wiring.Component):
 
     Members
     -------
-    start : In(1), job : In(descriptor.LAYOUT)
+    start : In(1), job : In(descriptor.layout)
         Begin a job; `job` stays constant until the job's outputs have all been taken.
     input : In(stream of 8*LANES)
         Final outputs in the order output group, image, row, column.
@@ -31,7 +31,7 @@ class Store(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "job": In(descriptor.LAYOUT),
+                "job": In(descriptor.layout(config)),
                 "input": In(stream.Signature(8 * config.lanes)),
                 "write": Out(stream.Signature(feature_write(config))),
             }

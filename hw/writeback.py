@@ -25,9 +25,9 @@ class WriteBack(wiring.Component):
         Begin a job. The geometry below stays constant until its outputs have all been taken.
     enable : In(1)
         Write; otherwise outputs are taken and dropped.
-    width, height, images, groups : In(16)
+    width, height, images : In(extent_bits), groups : In(min(16, count_bits))
         Extents of the output; channel groups of VEC to write.
-    base : In(ADDRESS_BITS), plane, image, gap : In(32)
+    base : In(address_bits), plane, image, gap : In(count_bits)
         Byte address of image 0; bytes between channel groups, between images, and left out after each row. If LANES <
         VEC, the address may lie within a word: outputs begin with that part of it.
     input : In(stream of 8*LANES)
@@ -42,14 +42,14 @@ class WriteBack(wiring.Component):
             {
                 "start": In(1),
                 "enable": In(1),
-                "width": In(16),
-                "height": In(16),
-                "images": In(16),
-                "groups": In(16),
-                "base": In(axi.ADDRESS_BITS),
-                "plane": In(32),
-                "image": In(32),
-                "gap": In(32),
+                "width": In(config.extent_bits),
+                "height": In(config.extent_bits),
+                "images": In(config.extent_bits),
+                "groups": In(min(16, config.count_bits)),
+                "base": In(config.address_bits),
+                "plane": In(config.count_bits),
+                "image": In(config.count_bits),
+                "gap": In(config.count_bits),
                 "input": In(stream.Signature(8 * config.lanes)),
                 "port": Out(axi.WritePort(config)),
                 "idle": Out(1),
@@ -62,7 +62,7 @@ class WriteBack(wiring.Component):
         vec, lanes = config.vec, config.lanes
         parts, subs = max(1, lanes // vec), max(1, vec // lanes)
 
-        m.submodules.place = place = OutputPlace(config, axi.ADDRESS_BITS)
+        m.submodules.place = place = OutputPlace(config, config.address_bits)
         m.d.comb += [
             place.start.eq(self.start),
             place.width.eq(self.width),
@@ -81,8 +81,8 @@ class WriteBack(wiring.Component):
         stage_write, stage_read = staging.write_port(), staging.read_port()
         chunk = data.StructLayout(
             {
-                "addr": axi.ADDRESS_BITS,
-                "plane": 32,
+                "addr": config.address_bits,
+                "plane": config.count_bits,
                 "count": range(CHUNK + 1),
                 "parts": range(parts + 1),
                 "sub": range(subs),
@@ -92,7 +92,7 @@ class WriteBack(wiring.Component):
         full = Signal(2)
         half = Signal()
         at = Signal(range(CHUNK))
-        chunk_addr = Signal(axi.ADDRESS_BITS, reset_less=True)
+        chunk_addr = Signal(config.address_bits, reset_less=True)
         take = Signal()
         m.d.comb += [
             self.input.ready.eq(~full.bit_select(half, 1)),
@@ -106,7 +106,7 @@ class WriteBack(wiring.Component):
         ends, apart = Signal(), Signal()
         m.d.sync += apart.eq(self.gap.any())
         m.d.comb += ends.eq((at == CHUNK - 1) | place.last_of_plane | (place.last_of_row & apart))
-        left = Signal(17)  # channel groups of this output that are written
+        left = Signal(len(self.groups))  # channel groups of this output that are written
         m.d.comb += left.eq(Mux(self.groups > place.group, self.groups - place.group, 0))
         with m.If(take & self.enable):
             m.d.sync += at.eq(at + 1)
@@ -135,7 +135,7 @@ class WriteBack(wiring.Component):
         now = Signal(chunk)
         m.d.comb += now.eq(Mux(out_half, chunks[1], chunks[0]))
         part = Signal(range(parts))
-        part_addr, addr = Signal(axi.ADDRESS_BITS, reset_less=True), Signal(axi.ADDRESS_BITS, reset_less=True)
+        part_addr, addr = (Signal(config.address_bits, name=name, reset_less=True) for name in ("part_addr", "addr"))
         begin = Signal(range(CHUNK + 1), reset_less=True)  # first word of the burst in the chunk
         run = Signal(range(CHUNK + 1), reset_less=True)  # words of the burst
         to_boundary = Signal(range(boundary_words + 1))

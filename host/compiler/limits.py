@@ -9,10 +9,9 @@ from host.schedule.tiling import column_axis, cut
 from hw import params
 from hw.config import Config
 from hw.errors import RedlineError
-from hw.layout import output_groups
+from hw.layout import features_bytes, output_groups
 
 MAX_STRIDE = 255
-MAX_EXTENT = 65535
 MAX_POOL = 3
 
 
@@ -133,9 +132,18 @@ def check_accelerator(layer: Layer, config: Config) -> None:
     how = reading(layer, config)
     extents = (layer.in_shape[1] + how.operands - 1, layer.in_shape[2], *layer.conv_shape[1:], how.groups_in)
     groups = output_groups(layer.out_channels, config.lanes, config.vec)
-    if max(*extents, groups) > MAX_EXTENT:
-        raise refuse(f"an extent ({max(*extents, groups)}) exceeds {MAX_EXTENT}")
+    if max(*extents, groups) > config.max_extent:
+        raise refuse(
+            f"an extent ({max(*extents, groups)}) exceeds {config.max_extent} (extent_bits={config.extent_bits})"
+        )
     steps = arrangement.steps(layer, config)
     _, oh, ow = layer.conv_shape
+    for what, count in (
+        ("image of its convolution's output has {} bytes", features_bytes(*layer.conv_shape, config.vec)),
+        ("image of its input has {} bytes", features_bytes(*layer.in_shape, config.vec)),
+        ("output takes {} steps", steps),
+    ):
+        if count > config.max_count:
+            raise refuse(f"an {what.format(count)}, more than {config.max_count} (count_bits={config.count_bits})")
     if groups * oh * ow * steps >= 1 << 32:
         raise refuse(f"one image takes {groups * oh * ow * steps} steps, more than 32 bits count")

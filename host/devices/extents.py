@@ -84,6 +84,12 @@ def _check(raw: bytes, config: Config, memory_bytes: int) -> None:
                 f"descriptor {at} {what} at {int(address[at]):#x}, which is outside device memory ({memory_bytes} "
                 "bytes); give the device more with memory_bytes="
             )
+    wide = descriptor.too_wide(records, config)
+    if wide is not None:
+        at, name, kept = wide
+        raise DeviceError(
+            f"descriptor {at} has a {name} of {d[name][at]}, and this accelerator keeps {kept} bits of it ({config})"
+        )
 
 
 def _written(d: dict[str, npt.NDArray[np.object_]], which: str, config: Config) -> npt.NDArray[np.object_]:

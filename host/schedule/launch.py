@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from host.compiler.limits import check_accelerator, is_fully_connected
+from host.compiler.limits import CPU_REMEDY, CompileError, check_accelerator, is_fully_connected
 from host.devices.device import DeviceError
 from host.faults.plan import FaultPlan
 from host.program.arrangement import arrange, steps
@@ -52,11 +52,6 @@ LOAD_FIELDS = tuple(name for name in descriptor.DTYPE.names or () if name.starts
 """Fields of the descriptor that say what to load."""
 CHUNK_BEATS = 32
 """Beats of memory that a chunk of a load takes at least: shorter bursts would waste bandwidth on their ends."""
-
-MAX_CHUNK = 65535
-"""Words of a chunk: the descriptor's field has 16 bits."""
-MAX_IMAGES = 65535
-"""Images of one job: the descriptor's field has 16 bits."""
 
 
 class MemoryTooSmall(DeviceError):
@@ -329,10 +324,16 @@ def schedule(
         first += share
         region = memory.add(f"descriptors/{number}", (len(writer.jobs),), descriptor.DESCRIPTOR_BYTES)
         none = np.zeros(0, events.DTYPE)
-        built.append(
-            Unit(_packed(writer.records), region.address, tuple(writer.jobs), none, memory.end, none, memory.end)
-        )
+        records = _packed(writer.records)
+        built.append(Unit(records, region.address, tuple(writer.jobs), none, memory.end, none, memory.end))
     _check_memory(memory.end, memory_bytes, "")
+    if memory.end > config.reach:
+        raise MemoryTooSmall(
+            f"the launch needs {memory.end} bytes of device memory, and the addresses of this build "
+            f"(address_bits={config.address_bits}) reach {config.reach}: use a smaller batch, or build with more"
+        )
+    for unit in built:
+        _check_widths(unit, program)
     return Launch(
         program=program,
         positions=positions,
@@ -374,6 +375,27 @@ def _check_memory(needed: int, available: int, also: str) -> None:
         )
 
 
+def _check_widths(unit: Unit, program: Program) -> None:
+    """Refuse descriptors whose values the accelerator's build does not hold."""
+    config, records, jobs = program.config, unit.descriptors, unit.jobs
+    if len(records) > config.max_count:
+        raise CompileError(
+            program.layers[jobs[-1].layer].name,
+            f"the launch has {len(records)} jobs, and this build counts {config.max_count}",
+            f"use a smaller batch, or build with more than count_bits={config.count_bits}",
+        )
+    found = descriptor.too_wide(records, config)
+    if found is not None:
+        at, name, kept = found
+        raise CompileError(
+            program.layers[jobs[at].layer].name,
+            f"its {name} of {int(records[at][name])} does not fit the {kept} bits that this build keeps of it",
+            f"build with more than address_bits={config.address_bits}, count_bits={config.count_bits}, "
+            f"extent_bits={config.extent_bits}, or {CPU_REMEDY}",
+            "accelerator",
+        )
+
+
 # -- on-chip allocation
 #
 # Tensor i of a run is the input of its i-th layer and lies in buffer A for even i, B for odd i. Tensors of one image
@@ -408,7 +430,7 @@ def _fit(program: Program, positions: tuple[int, ...], images: int) -> _Run | No
         return None
     words = tuple(layer_words(layer, program.config) for layer in layers)
     per_image = next((i for i, layer in enumerate(layers) if is_fully_connected(layer)), len(layers))
-    chunk = min(images, MAX_IMAGES)
+    chunk = min(images, program.config.max_extent)
     if per_image < len(layers):
         beside = max((words[i] for i in range(per_image) if i % 2 == per_image % 2), default=0)
         chunk = min(chunk, (capacity - beside) // words[per_image], *(capacity // w for w in words[per_image:]))
@@ -790,7 +812,7 @@ class _Writer:
         """Load an image's channel groups in turn, a chunk of rows of each, so that the array need not wait for all."""
         _, in_h, in_w = layer.in_shape
         at_once = ceil_div(CHUNK_BEATS * self.config.port_bytes, in_w * self.config.vec)
-        if at_once >= rows or at_once * in_w > MAX_CHUNK:
+        if at_once >= rows or at_once * in_w > self.config.max_extent:
             return
         load["load_segments"] = _words(load) // (rows * in_w)
         load["load_words"], load["load_stride"] = rows * in_w, in_h * in_w * self.config.vec

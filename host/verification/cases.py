@@ -21,19 +21,24 @@ from hw.layout import ceil_div, output_groups
 
 Int8 = npt.NDArray[np.int8]
 
+
+def _few_bits(config: Config) -> Config:
+    return replace(config, address_bits=22, count_bits=16, extent_bits=8)
+
+
 CONFIGS = (
-    Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4, saboteur=True),
+    _few_bits(Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4, saboteur=True)),
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, port_bits=128, pool_columns=32, saboteur=True),
     Config(lanes=8, vec=8, feature_bytes=8192, weight_bytes=4096, port_bits=64, pool_columns=32, saboteur=True),
     Config(lanes=16, vec=8, saboteur=True),
     Config(lanes=8, vec=16, feature_bytes=16384, weight_bytes=16384, port_bits=256, pool_columns=32, saboteur=True),
     Config(lanes=4, vec=4, feature_bytes=512, weight_bytes=1024, port_bits=64, pool_columns=32, saboteur=True),
-    Config(lanes=4, vec=8, feature_bytes=4096, weight_bytes=2048, port_bits=64, pool_columns=32),
+    _few_bits(Config(lanes=4, vec=8, feature_bytes=4096, weight_bytes=2048, port_bits=64, pool_columns=32)),
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, saboteur=True, arithmetic="pipecnn"),
 )
 """Few, since each costs a build of the simulator; small buffers, so that chunks and tensors that go through memory are
 common, and with 512 bytes tiled layers too; in 256 bytes many layers' windows do not fit. One is without fault
-instrumentation, one in PipeCNN's arithmetic."""
+instrumentation, one in PipeCNN's arithmetic, two keep few bits of a descriptor, like the smallest boards'."""
 
 MOST_STEPS = 60_000
 """Array steps of one case: keeps a case on the RTL near a tenth of a second."""

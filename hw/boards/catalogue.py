@@ -8,7 +8,17 @@ from hw.boards.board import Board, BoardError, Pad
 from hw.boards.pll import Ehxplll, Rpll, SbPll40
 from hw.config import Config
 
-LEAST = Config(lanes=2, vec=4, feature_bytes=1024, weight_bytes=512, port_bits=32, pool_columns=8)
+LEAST = Config(
+    lanes=2,
+    vec=4,
+    feature_bytes=1024,
+    weight_bytes=512,
+    port_bits=32,
+    pool_columns=8,
+    address_bits=17,
+    count_bits=14,
+    extent_bits=8,
+)
 """The least array, with buffers for little more than a test."""
 
 _LVCMOS = (("IO_TYPE", "LVCMOS33"),)
@@ -35,7 +45,17 @@ ULX3S_85F = Board(
     ),
     led_on=1,
     high=("wifi_gpio0",),  # low, the board's ESP32 would take the chip's configuration port
-    config=Config(lanes=8, vec=4, feature_bytes=16384, weight_bytes=16384, port_bits=32, pool_columns=64),
+    config=Config(
+        lanes=8,
+        vec=4,
+        feature_bytes=16384,
+        weight_bytes=16384,
+        port_bits=32,
+        pool_columns=64,
+        address_bits=20,
+        count_bits=18,
+        extent_bits=12,
+    ),
     memory_bytes=128 << 10,
     mhz=30,
     baud=1_000_000,
@@ -50,7 +70,7 @@ ULX3S_25F = replace(
     title="ULX3S with LFE5U-25F",
     part="LFE5U-25F",
     has={"lut": 24288, "ff": 24288, "dsp": 28, "ram": 56},
-    config=Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=8192, port_bits=32, pool_columns=64),
+    config=replace(ULX3S_85F.config, lanes=4, feature_bytes=4096, weight_bytes=8192),
     memory_bytes=72 << 10,
     mhz=32,
 )

@@ -31,8 +31,8 @@ class Ram(wiring.Component):
 
     Members
     -------
-    ar : In(stream of axi.REQUEST), r : Out(stream of axi.read_beat)
-    aw : In(stream of axi.REQUEST), w : In(stream of axi.write_beat), b : Out(1)
+    ar : In(stream of axi.request), r : Out(stream of axi.read_beat)
+    aw : In(stream of axi.request), w : In(stream of axi.write_beat), b : Out(1)
         The accelerator's memory port.
     poke : In(stream of POKE)
         A byte to write.
@@ -57,9 +57,9 @@ class Ram(wiring.Component):
         self._config, self._memory_bytes, self._single_port = config, memory_bytes, single_port
         super().__init__(
             {
-                "ar": In(stream.Signature(axi.REQUEST)),
+                "ar": In(stream.Signature(axi.request(config))),
                 "r": Out(stream.Signature(axi.read_beat(config))),
-                "aw": In(stream.Signature(axi.REQUEST)),
+                "aw": In(stream.Signature(axi.request(config))),
                 "w": In(stream.Signature(axi.write_beat(config))),
                 "b": Out(1),
                 "poke": In(stream.Signature(POKE)),

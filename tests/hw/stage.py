@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from amaranth.lib import wiring
 from cocotb.triggers import RisingEdge
 
 from hw import descriptor
-from hw.axi import ADDRESS_BITS, BOUNDARY
+from hw.axi import BOUNDARY
 from hw.config import Config
 from sim.bench import component_verilog, run_bench
 from sim.streams import stream_get, stream_put
@@ -23,8 +23,18 @@ WIDE = Config(lanes=8, vec=4, port_bits=64, feature_bytes=4096, weight_bytes=102
 """Two feature words an output, two words a beat."""
 DEEP = Config(lanes=4, vec=8, port_bits=128, feature_bytes=4096, weight_bytes=2048, pool_columns=16, saboteur=True)
 """Two outputs a feature word, two words a beat."""
-NARROW = Config(lanes=4, vec=4, port_bits=32, feature_bytes=1024, weight_bytes=512, pool_columns=16)
-"""A word a beat, and less than a parameter record."""
+NARROW = Config(
+    lanes=4,
+    vec=4,
+    port_bits=32,
+    feature_bytes=1024,
+    weight_bytes=512,
+    pool_columns=16,
+    address_bits=17,
+    count_bits=12,
+    extent_bits=7,
+)
+"""A word a beat, and less than a parameter record; few bits of everything."""
 CONFIGS = (WIDE, DEEP, NARROW)
 PIPECNN = replace(WIDE, arithmetic="pipecnn")
 PAUSES = (0.0, 0.5)
@@ -43,12 +53,30 @@ def in_bench() -> tuple[Config, float, random.Random]:
     return Config(**json.loads(os.environ["CONFIG"])), float(os.environ["PAUSE"]), random.Random(random.random())
 
 
-def job(**values: int) -> int:
-    """A descriptor as the bit pattern of a `job` port; what is not given is zero."""
+def kept(config: Config, values: Mapping[str, Any]) -> int:
+    """A descriptor as the bit pattern of a `job` port: of each field the bits that the build keeps."""
+    widths = {64: config.address_bits, 32: config.count_bits, 16: config.extent_bits, 8: 8}
+    pattern = at = 0
+    for field in descriptor.FIELDS:
+        if field.name != "reserved0":
+            width = 15 if field.name == "flags" else widths[field.bits]
+            pattern |= (int(values[field.name]) & (1 << width) - 1) << at
+            at += width
+    return pattern
+
+
+def job(config: Config, **values: int) -> int:
+    """The pattern of a descriptor with these values, which the build must hold; what is not given is zero."""
     record = np.zeros((), descriptor.DTYPE)
     for name, value in values.items():
         record[name] = value
-    return int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little")
+    assert descriptor.too_wide(record.reshape(1), config) is None, values
+    return kept(config, {name: record[name] for name in descriptor.DTYPE.names or ()})
+
+
+def split(config: Config, request: int) -> tuple[int, int]:
+    """(address, beats) of a burst as a `request` port has it."""
+    return request & (1 << config.address_bits) - 1, (request >> config.address_bits) + 1
 
 
 async def pulse(dut: Any, name: str) -> None:
@@ -62,7 +90,7 @@ async def serve_reads(dut: Any, prefix: str, memory: bytes, config: Config, rng:
     """Answer a ReadPort from `memory`, for ever; asserts that bursts are legal."""
     while True:
         (request,) = await stream_get(dut, f"{prefix}__request", 1, rng=rng, pause=pause)
-        addr, beats = request & ((1 << ADDRESS_BITS) - 1), (request >> ADDRESS_BITS) + 1
+        addr, beats = split(config, request)
         size = config.port_bytes
         assert addr % size == 0, f"burst at {addr:#x} is not aligned to a beat of {size} bytes"
         assert addr // BOUNDARY == (addr + beats * size - 1) // BOUNDARY, f"burst at {addr:#x} x{beats} crosses 4 KB"
@@ -80,7 +108,7 @@ async def serve_writes(
     size = config.port_bytes
     while True:
         (request,) = await stream_get(dut, f"{prefix}__request", 1, rng=rng, pause=pause)
-        addr, beats = request & ((1 << ADDRESS_BITS) - 1), (request >> ADDRESS_BITS) + 1
+        addr, beats = split(config, request)
         assert addr % size == 0, f"burst at {addr:#x} is not aligned to a beat of {size} bytes"
         assert addr // BOUNDARY == (addr + beats * size - 1) // BOUNDARY, f"burst at {addr:#x} x{beats} crosses 4 KB"
         for beat in range(beats):

@@ -12,10 +12,10 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from cocotb.triggers import ReadOnly, RisingEdge
 
-from hw.axi import ADDRESS_BITS, BOUNDARY, MAX_BEATS, BurstReader, ReadArbiter, WriteArbiter
+from hw.axi import BOUNDARY, MAX_BEATS, BurstReader, ReadArbiter, WriteArbiter
 from hw.config import Config
 from sim.streams import start, stream_get, stream_put
-from tests.hw.stage import DEEP, PAUSES, WIDE, in_bench, run_stage, until
+from tests.hw.stage import DEEP, PAUSES, WIDE, in_bench, run_stage, split, until
 
 CLIENTS = 3
 STAGES = ("read", "write", "bursts")
@@ -68,8 +68,8 @@ def requests(rng: random.Random, client: int, count: int) -> list[tuple[int, int
     return [(client << 32 | index << 12, rng.randrange(1, 9)) for index in range(count)]
 
 
-def bursts(asked: list[tuple[int, int]]) -> list[int]:
-    return [addr | beats - 1 << ADDRESS_BITS for addr, beats in asked]
+def bursts(config: Config, asked: list[tuple[int, int]]) -> list[int]:
+    return [addr | beats - 1 << config.address_bits for addr, beats in asked]
 
 
 def beats_of(addr: int, beats: int, last_bit: int, strobes: int = 0) -> list[int]:
@@ -85,16 +85,17 @@ async def answers_reach_who_asked(dut: Any) -> None:
     await start(dut)
     dut.urgent.value = rng.randrange(1 << CLIENTS)
     asked = [requests(rng, client, 20) for client in range(CLIENTS)]
+    wanted = [bursts(config, each) for each in asked]
     for client in range(CLIENTS):
         cocotb.start_soon(
-            stream_put(dut, f"client_{client}__request", bursts(asked[client]), rng=random.Random(client), pause=pause)
+            stream_put(dut, f"client_{client}__request", wanted[client], rng=random.Random(client), pause=pause)
         )
 
     async def memory() -> None:
         other = random.Random(rng.random())
         for _ in range(20 * CLIENTS):
             (request,) = await stream_get(dut, "ar", 1, rng=other, pause=pause)
-            addr, beats = request & (1 << ADDRESS_BITS) - 1, (request >> ADDRESS_BITS) + 1
+            addr, beats = split(config, request)
             queue.extend(beats_of(addr, beats, config.port_bits))
 
     async def answers() -> None:
@@ -160,16 +161,17 @@ async def bursts_stay_whole(dut: Any) -> None:
     await start(dut)
     last_bit, strobes = config.port_bits + config.port_bytes, (1 << config.port_bytes) - 1 << config.port_bits
     asked = [requests(rng, client, 12) for client in range(CLIENTS)]
+    wanted = [bursts(config, each) for each in asked]
     for client in range(CLIENTS):
         data = [b for addr, beats in asked[client] for b in beats_of(addr, beats, last_bit, strobes)]
         cocotb.start_soon(
-            stream_put(dut, f"client_{client}__request", bursts(asked[client]), rng=random.Random(client), pause=pause)
+            stream_put(dut, f"client_{client}__request", wanted[client], rng=random.Random(client), pause=pause)
         )
         cocotb.start_soon(stream_put(dut, f"client_{client}__data", data, rng=random.Random(client + 5), pause=pause))
     seen: list[list[tuple[int, int]]] = [[] for _ in range(CLIENTS)]
     for _ in range(12 * CLIENTS):
         (request,) = await stream_get(dut, "aw", 1, rng=rng, pause=pause)
-        addr, beats = request & (1 << ADDRESS_BITS) - 1, (request >> ADDRESS_BITS) + 1
+        addr, beats = split(config, request)
         seen[addr >> 32].append((addr, beats))
         assert await stream_get(dut, "w", beats, rng=rng, pause=pause) == beats_of(addr, beats, last_bit, strobes)
         assert not int(dut.idle.value), "a response is missing"
@@ -202,11 +204,11 @@ async def cover_the_region(dut: Any) -> None:
     size = config.port_bytes
     for beats in (1, 2, MAX_BEATS, MAX_BEATS + 1, 300, rng.randrange(1, 600)):
         addr = rng.randrange(3 * BOUNDARY // size) * size
-        await stream_put(dut, "start", [addr | beats << ADDRESS_BITS])
+        await stream_put(dut, "start", [addr | beats << config.address_bits])
         at, left = addr, beats
         while left:
             (request,) = await stream_get(dut, "request", 1, rng=rng, pause=pause)
-            start_addr, count = request & (1 << ADDRESS_BITS) - 1, (request >> ADDRESS_BITS) + 1
+            start_addr, count = split(config, request)
             assert start_addr == at
             assert count <= min(left, MAX_BEATS)
             assert at // BOUNDARY == (at + count * size - 1) // BOUNDARY

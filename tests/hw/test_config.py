@@ -32,6 +32,10 @@ from hw.verilog import generate
         ({"arithmetic": 8}, "arithmetic must be str, not 8"),
         ({"overclock": 33}, "overclock must be from 0 to 32, not 33"),
         ({"overclock": True}, "overclock must be int, not True"),
+        ({"address_bits": 49}, "address_bits must be from 16 to 48, not 49"),
+        ({"count_bits": 9}, "count_bits must be from 10 to 32, not 9"),
+        ({"extent_bits": 17}, "extent_bits must be from 6 to 16, not 17"),
+        ({"count_bits": 13}, "count_bits must be at least 16, to count the 8192 words"),
         ({"pool_columns": 0}, "pool_columns must be from 1 to 4096, not 0"),
     ],
 )
@@ -46,10 +50,12 @@ def test_the_hash_tells_builds_apart_but_not_probes() -> None:
     assert Config().hash != Config(arithmetic="pipecnn").hash
     assert Config().hash == Config(probe=True).hash
     assert Config().hash != Config(overclock=8).hash != Config(overclock=32).hash
+    assert len({Config().hash, *(Config(**{f"{name}_bits": 16}).hash for name in ("address", "count"))}) == 3
 
 
-def test_a_plain_builds_identity_is_that_of_a_release_without_overclocking() -> None:
-    functional = {name: value for name, value in asdict(Config()).items() if name not in ("probe", "overclock")}
+def test_a_plain_builds_identity_is_that_of_a_release_without_later_parameters() -> None:
+    later = ("probe", "overclock", "address_bits", "count_bits", "extent_bits")
+    functional = {name: value for name, value in asdict(Config()).items() if name not in later}
     text = json.dumps({"interface": INTERFACE_VERSION, **functional}, sort_keys=True)
     assert Config().hash == int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -59,10 +65,10 @@ def test_the_gateware_reads_the_descriptor_that_the_host_packs(data: st.DataObje
     record = np.zeros((), descriptor.DTYPE)
     for field in descriptor.FIELDS:
         record[field.name] = data.draw(st.integers(0, 2**field.bits - 1), label=field.name)
-    bits = int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little")
+    raw = int.from_bytes(record.tobytes(), "little")
     for field in descriptor.FIELDS:
-        inner = descriptor.LAYOUT[field.name]
-        assert bits >> inner.offset & (2**inner.width - 1) == int(record[field.name])
+        assert raw >> 8 * descriptor.OFFSETS[field.name] & 2**field.bits - 1 == int(record[field.name])
+    assert not any(record.tobytes()[descriptor.USED_BYTES :])
 
 
 @pytest.mark.parametrize("module", [events, params])

@@ -65,6 +65,7 @@ async def copies_segments(dut: Any) -> None:
         chunk = rng.choice((0, rng.randrange(1, words + 3)))
         side = rng.randrange(2)
         dut.job.value = job(
+            config,
             load_addr=addr,
             load_segments=segments,
             load_words=words,
@@ -105,6 +106,7 @@ async def tells_the_rows_that_have_arrived(dut: Any) -> None:
         segments, height, width = rng.randrange(1, 4), rng.randrange(1, 9), rng.randrange(1, 9)
         rows = rng.randrange(1, height + 1)
         dut.job.value = job(
+            config,
             load_addr=config.vec * rng.randrange(9),
             load_segments=segments,
             load_words=height * width,
@@ -161,7 +163,7 @@ async def streams_groups(dut: Any) -> None:
         for _ in range(6)
     ]
     starts = [
-        job(groups_out=groups, steps=steps, weight_addr=addr, weight_passes=passes)
+        job(config, groups_out=groups, steps=steps, weight_addr=addr, weight_passes=passes)
         for groups, steps, addr, passes in jobs
     ]
     expected = [
@@ -196,7 +198,7 @@ async def queues_records(dut: Any) -> None:
     memory = memory[:at] + flat
     cocotb.start_soon(serve_reads(dut, "port", bytes(memory), config, random.Random(rng.random()), pause))
     jobs = [(0, 1), (1, 9), (10, 5), (15, 9)]
-    starts = [job(groups_out=count, param_addr=at + first * group_bytes) for first, count in jobs]
+    starts = [job(config, groups_out=count, param_addr=at + first * group_bytes) for first, count in jobs]
     cocotb.start_soon(stream_put(dut, "start", starts, rng=random.Random(rng.random()), pause=pause))
     got = await stream_get(dut, "params", 24, rng=random.Random(rng.random()), pause=pause)
     expected = [

@@ -53,6 +53,7 @@ async def pools_every_plane(dut: Any) -> None:
         planes[rng.randrange(len(planes))] = -128
         expected = [pooled(plane, kernel, stride, pad) for plane in planes]
         dut.job.value = job(
+            config,
             flags=Flag.POOL if window else 0,
             pool_kernel=kernel,
             pool_stride=stride,

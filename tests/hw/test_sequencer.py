@@ -15,7 +15,7 @@ from hw.config import Config
 from hw.descriptor import Flag
 from hw.sequencer import Sequencer
 from sim.streams import start
-from tests.hw.stage import CONFIGS, PAUSES, in_bench, pulse, run_stage, serve_reads
+from tests.hw.stage import CONFIGS, PAUSES, in_bench, kept, pulse, run_stage, serve_reads
 
 
 @pytest.mark.parametrize("pause", PAUSES)
@@ -49,7 +49,7 @@ async def runs_launches(dut: Any) -> None:
             record["flags"] = int(record["flags"]) & ~never | always
             record["load_chunk"] = rng.choice((0, int(record["load_chunk"])))
         memory[1024 : 1024 + records.nbytes] = records.tobytes()
-        patterns = [int.from_bytes(record.tobytes()[: descriptor.USED_BYTES], "little") for record in records]
+        patterns = [kept(config, record) for record in records]
         dut.addr.value, dut.jobs.value = 1024, count
         await pulse(dut, "start")
         to_compute = [at for at, record in enumerate(records) if not record["flags"] & Flag.LOAD_ONLY]

@@ -108,7 +108,7 @@ async def follows_the_loop_nest(dut: Any) -> None:
         expected = walk({**geometry, **extents, "words": config.feature_words})
         per_group = groups_in * kernel_h * kernel_w
         outputs = len(expected) // per_group // geometry["groups_out"]
-        dut.job.value = job(**geometry)
+        dut.job.value = job(config, **geometry)
         dut.start.value = 1
         await RisingEdge(dut.clk)
         dut.start.value = 0

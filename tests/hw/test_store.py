@@ -66,6 +66,7 @@ async def stores_every_output(dut: Any) -> None:
             layout = reorder_features(features, config.vec).view(np.uint8).reshape(-1, config.vec)
             expected[base : base + len(layout)] = layout
         dut.job.value = job(
+            config,
             flags=Flag.STORE if storing else 0,
             pool_h=height,
             pool_w=width,

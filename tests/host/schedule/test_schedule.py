@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from host.compiler.compile import compile as compile_network
+from host.compiler.limits import CompileError
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
@@ -20,6 +21,7 @@ from host.models import lenet5
 from host.program.arrangement import steps
 from host.program.program import Program
 from host.schedule.launch import Launch, MemoryTooSmall, schedule
+from hw import descriptor
 from hw.config import Config
 from hw.descriptor import Flag
 from tests.host.executor import Executor, Hazard
@@ -220,6 +222,53 @@ def test_a_launch_that_exceeds_device_memory_says_how_much_it_needs(net: nn.Modu
     launch = replace(launch, memory_bytes=launch.end + 64)
     with pytest.raises(MemoryTooSmall, match="fewer faults"):
         launch.with_faults(SoftErrors(1e-2, per="mac").draw(program, 0, 4, 1), 0)
+
+
+def test_a_build_of_few_bits_runs_what_fits_it_and_refuses_the_rest(net: nn.Module, images: torch.Tensor) -> None:
+    """LeNet-5's largest count at 4x4 is that of conv1's output, 6 (8) x 28 x 28."""
+    enough = replace(SMALL, address_bits=20, count_bits=14, extent_bits=8)
+    program = compile_network(net, enough, calibrate=images)
+    x = program.quantise_input(images[:5])
+    _, out = execute(program, x, writeback=True)
+    wanted = Runtime(program, ReferenceDevice(enough)).forward(x).out
+    assert all(np.array_equal(out[name], wanted[name]) for name in wanted)
+    launch = schedule(program, range(5), 5, writeback=True)
+    assert all(
+        int(unit.descriptors[field.name].max()) < 1 << {64: 20, 32: 14, 16: 8}[field.bits]
+        for unit in launch.units
+        for field in descriptor.FIELDS
+        if field.bits > 8 and field.name not in ("flags", "src_base", "src_step")
+    )
+    with pytest.raises(CompileError, match=r"'conv1': an image .* 6272 bytes, more than 4095 .count_bits=12"):
+        compile_network(net, replace(enough, count_bits=12), calibrate=images)
+    with pytest.raises(CompileError, match=r"an extent .130. exceeds 127 .extent_bits=7"):
+        compile_network(
+            nn.Sequential(nn.Conv2d(4, 2, 3)), replace(enough, extent_bits=7), calibrate=torch.rand(2, 4, 130, 9)
+        )
+    far = compile_network(net, replace(enough, address_bits=16), calibrate=images)
+    with pytest.raises(MemoryTooSmall, match=r"addresses of this build .address_bits=16. reach 65536"):
+        schedule(far, range(5), 1, writeback=False)
+    large = replace(SMALL, feature_bytes=1 << 18, count_bits=18)
+    for bits, most in ((7, 127), (16, 300)):
+        program = compile_network(net, replace(large, extent_bits=bits), calibrate=images)
+        (unit,) = schedule(program, range(5), 300, writeback=False).units
+        assert most // 2 < int(unit.descriptors["images"].max()) <= most
+
+
+def test_a_value_that_a_build_does_not_hold_is_refused_with_its_layers_name(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    narrow = replace(SMALL, address_bits=20, count_bits=14, extent_bits=8)
+    program = compile_network(net, narrow, calibrate=images)
+    records = schedule(program, range(5), 2, writeback=False).units[0].descriptors.copy()
+    assert descriptor.too_wide(records, narrow) is None
+    for name, value, bits in (("load_stride", 1 << 14, 14), ("weight_addr", 1 << 20, 20), ("out_w", 256, 8)):
+        wrong = records.copy()
+        wrong[name][3] = value
+        assert descriptor.too_wide(wrong, narrow) == (3, name, bits)
+    wrong = records.copy()
+    wrong["src_base"][3] = (1 << 32) - 5  # before the buffer's first word: it wraps
+    assert descriptor.too_wide(wrong, narrow) is None
 
 
 def test_a_launch_of_no_images_or_of_layers_apart_is_refused(net: nn.Module, images: torch.Tensor) -> None:

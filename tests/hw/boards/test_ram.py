@@ -13,7 +13,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, ReadWrite, RisingEdge
 
-from hw.axi import ADDRESS_BITS, MAX_BEATS
+from hw.axi import MAX_BEATS
 from hw.boards.ram import PAGE_BYTES, Ram
 from hw.config import Config, ConfigError
 from hw.verilog import without_zeroing
@@ -22,7 +22,7 @@ from sim.streams import start, stream_get, stream_put
 
 MEMORY = 3 * PAGE_BYTES
 CONFIGS = (
-    Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4),
+    Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4, address_bits=24),
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, port_bits=128, pool_columns=32),
 )
 
@@ -32,7 +32,7 @@ CONFIGS = (
 def test_agrees_with_an_array(config: Config, single_port: bool) -> None:
     verilog = without_zeroing(component_verilog(Ram(config, MEMORY, single_port=single_port), "ram"))
     for pause in (0.0, 0.5):
-        parameters = {"BYTES": config.port_bytes, "PAUSE": pause}
+        parameters = {"BYTES": config.port_bytes, "ADDRESS_BITS": config.address_bits, "PAUSE": pause}
         run_bench(verilog, "ram", "tests.hw.boards.test_ram", parameters=parameters)
 
 
@@ -47,6 +47,7 @@ class Memory:
 
     def __init__(self, dut: Any) -> None:
         self.dut, self.pause, self.size = dut, float(os.environ["PAUSE"]), int(os.environ["BYTES"])
+        self.address_bits = int(os.environ["ADDRESS_BITS"])
         self.rng = random.Random(random.random())
         self.model = bytearray(self.rng.randbytes(MEMORY))
         self.responses = self.outside = 0
@@ -77,7 +78,7 @@ class Memory:
     async def write(self, at: int, beats: int, keep: bool = True) -> None:
         """A burst of random data and strobes."""
         before = self.responses
-        await self.put("aw", at | beats - 1 << ADDRESS_BITS)
+        await self.put("aw", at | beats - 1 << self.address_bits)
         for beat in range(beats):
             data = self.rng.randbytes(self.size)
             strobes = self.rng.choice([(1 << self.size) - 1, self.rng.getrandbits(self.size)])
@@ -92,7 +93,7 @@ class Memory:
 
     async def read(self, at: int, beats: int) -> bytes:
         """A burst."""
-        await self.put("ar", at | beats - 1 << ADDRESS_BITS)
+        await self.put("ar", at | beats - 1 << self.address_bits)
         found = await stream_get(self.dut, "r", beats, rng=self.rng, pause=self.pause)
         assert [beat >> 8 * self.size for beat in found] == [0] * (beats - 1) + [1]
         mask = (1 << 8 * self.size) - 1
@@ -155,7 +156,7 @@ async def what_is_outside_is_written_nowhere_and_told(dut: Any) -> None:
     memory = Memory(dut)
     await memory.begin()
     memory.model = bytearray(await memory.read(0, 16) + await memory.read(MEMORY - 16 * memory.size, 16))
-    for number, at in enumerate((MEMORY, MEMORY + PAGE_BYTES, 1 << 20, (1 << ADDRESS_BITS) - PAGE_BYTES), 1):
+    for number, at in enumerate((MEMORY, MEMORY + PAGE_BYTES, 1 << 20, (1 << memory.address_bits) - PAGE_BYTES), 1):
         await memory.write(at, 4, keep=False)
         assert memory.outside == 2 * number - 1
         await memory.read(at, 4)
