@@ -104,9 +104,8 @@ static lanes_t requantise(const job_t *job, const group_t *shared, uint q, sums_
     lanes_t value = (acc >> shift) + (shift == 0 ? (lanes_t)(0) : twice & 1);
 #if PIPECNN
     // The bias is added in 8 bits, where it may wrap, unless the sum has saturated.
-    value = ((value + shared->added[q]) << 24) >> 24;
-    value = twice >= 255 ? (lanes_t)(127) : value;
-    value = twice < -257 ? (lanes_t)(-128) : value;
+    const lanes_t added = ((value + shared->added[q]) << 24) >> 24;
+    value = value > 127 || value < -128 ? value : added;
 #endif
     return clamp(value, (lanes_t)(job->flags & FLAG_RELU ? 0 : -128), (lanes_t)((int)job->upper));
 }

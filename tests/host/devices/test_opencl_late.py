@@ -97,7 +97,7 @@ def one_layer(config: Config = CONFIG, **changes: Any) -> Program:
 
 
 def identity(channels: int, width: int) -> Program:
-    """Each channel is handed on as it is: a step an output, and nothing is rounded."""
+    """Each channel is handed on, its number added: a step an output, and nothing is rounded."""
     program = one_layer(
         in_shape=(channels, 2, width),
         out_channels=channels,
@@ -242,6 +242,23 @@ def test_the_stuck_bit_comes_after_the_late_ones() -> None:
     # What is late in the next output is operands, not what was captured: the bit shows once in each.
     np.testing.assert_array_equal(found[:, 0, :, 1:], x[:, 0, :, :-1] | 1 << 4)
     assert (found[:, 1:, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize("config", [CONFIG, PIPECNN], ids=["redline", "pipecnn"])
+def test_a_channel_that_only_fills_up_a_word_saturates_as_any_other(config: Config) -> None:
+    program = one_layer(config, out_channels=2, weight_frac=(6, 6))
+    x = images(program, 2)
+    stuck = StuckAt(lane=config.vec - 1, bit=7, value=1)
+    plan = stuck.draw(program, 0, 2, 1)
+    with make(config) as device:
+        runtime = Runtime(program, device)
+        launch = schedule(program, [0], 2, writeback=True)
+        runtime.forward(x, plan=plan)
+        region = launch.memory["out/l"]
+        words = device.read(region.address, region.nbytes).view(np.int8).reshape(region.shape)
+    # Its weights are zero, and so is its shift: the sum is 128.
+    assert (words[..., -1] == 127).all()
+    assert (words[..., 2:-1] == 0).all()
 
 
 def test_masks_for_lanes_and_banks_that_there_are_not_harm_nothing() -> None:
