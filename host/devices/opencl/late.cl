@@ -189,11 +189,13 @@ static ulong soonest_hit(records_t events, const hits_t *hits) {
 // Flips what events say of this step of the rows; how many there were.
 static uint hit_rows(records_t events, hits_t *hits, sums_t sum[ROWS][VECTORS]) {
     uint applied = 0;
+#pragma unroll
     for (uint r = 0; r < ROWS; r++) {
         if (next_hit(events, hits, r) != hits->soonest)
             continue;
         uint flips[LANES];
         applied += read_flips(events, &hits->from[r], hits->to[r], (uint)(hits->slot[r] + hits->soonest), flips);
+#pragma unroll
         for (uint q = 0; q < VECTORS; q++)
             sum[r][q] ^= LOAD_WIDE(q, flips);
     }
@@ -223,7 +225,9 @@ static void convolve_late(const job_t *job, uint number, uint group, reads_t sou
         hits_t hits;
         rows.begins = true;
         rows.loaded = false;
+#pragma unroll
         for (uint r = 0; r < ROWS; r++) {
+#pragma unroll
             for (uint q = 0; q < VECTORS; q++) {
                 // Where another job's accumulators go on, they are no history.
                 rows.running[r][q] = continues ? LOAD_WIDE(q, status + STATUS_CARRIED) : (sums_t)(0);
@@ -270,8 +274,10 @@ static void convolve_late(const job_t *job, uint number, uint group, reads_t sou
                         loads = false;
                         step++;
                     }
-            for (uint r = 0; r < here; r++)
-                leave(job, &shared, (first + r) * width + x, rows.running[r], conv, status);
+#pragma unroll
+            for (uint r = 0; r < ROWS; r++)
+                if (r < here)
+                    leave(job, &shared, (first + r) * width + x, rows.running[r], conv, status);
         }
     }
     if (applied)
