@@ -274,10 +274,12 @@ def test_masks_for_lanes_and_banks_that_there_are_not_harm_nothing() -> None:
 # -- what a launch without masks, and a build without overclocking, have of it
 
 
-def test_a_build_without_overclocking_has_no_trace_of_it() -> None:
+def test_a_build_without_overclocking_is_compiled_without_it() -> None:
     text = LATE.read_text()
     for config in (CONFIG, replace(CONFIG, overclock=0)):
         assert (text in source(config, shape_for(config, processor=True))) == bool(config.overclock)
+        with make(config) as device:
+            assert device.session.program.kernel.num_args == programs.SOURCE_ARGUMENTS + bool(config.overclock)
 
 
 def test_a_launch_without_masks_goes_the_way_of_a_build_without_overclocking(monkeypatch: pytest.MonkeyPatch) -> None:
