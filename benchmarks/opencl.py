@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,14 @@ from host.devices import registry
 from host.devices.opencl.device import OpenCLDevice
 from host.devices.opencl.overlap import Overlapped, Span
 from host.devices.runtime import Runtime
+from host.faults.conditions import Clock, Conditions
 from host.faults.models import SoftErrors
+from host.faults.plan import FaultPlan
 from host.models import lenet5
 from host.program.program import Program
 from hw.config import Config
+from hw.masks import MOST_GROUPS
+from sim.timing import shipped
 
 BATCH = 64
 ROUNDS = 9
@@ -29,6 +35,8 @@ STREAM = 12
 RATE = 1e-5
 """Soft errors per MAC of the faulty measurement."""
 OTHERS = ("emulator", "reference")
+SHARES = (0.97, 0.91, 0.85, 0.8)
+"""Clock periods, as shares of a delay table's safe one."""
 
 
 def measure(
@@ -61,6 +69,10 @@ def measure(
         overlap : of a stream of batches: `hidden_share` of the transfers' time during which some kernel ran,
             `busy_share` of the time from the first kernel to the last during which one did, and its `speedup` over one
             batch after the other
+        late : LeNet-5, written back, with transfers, on a build with overclocking: how many times as long a pass takes
+            in which nothing is late as on `config` (`in_time`), and one at each share of the safe period as that
+            (`SHARES`); and the last of these as on the
+            emulator with as many threads (`emulator`)
     list of Span
         The stream's commands, for `plot`.
     """
@@ -74,6 +86,7 @@ def measure(
             **_networks(device, config, batch, rounds),
             **_kernel(device, config, rounds),
             "launch_overhead_us": _overhead(device, config, rounds),
+            "late": _late(device, config, batch, rounds, options),
         }
     # A processor's transfers need a core: leave it one.
     with OpenCLDevice(config, **{**options, "units": max(1, result["opencl_units"] // 2)}) as device:
@@ -136,6 +149,43 @@ def _kernel(device: OpenCLDevice, config: Config, rounds: int) -> dict[str, floa
             busy = max(e.profile.end for e in running.events) - min(e.profile.start for e in running.events)
             rates.append(macs / busy)
     return {name: statistics.median(rates) for name, rates in found.items()}
+
+
+def _late(
+    device: OpenCLDevice, config: Config, batch: int, rounds: int, options: Mapping[str, Any]
+) -> dict[str, float]:
+    images = torch.rand(batch, 1, 28, 28)
+    table = shipped.load(config.lanes, config.vec)
+    none = FaultPlan.of(compiler.compile(lenet5(pretrained=True), config, calibrate=images).names)
+    plans: dict[str, FaultPlan | None] = {"in_time": None}
+    plans |= {
+        f"{share:g}": none.under(Conditions(Clock(table, round(share * table.onset_ps), 1.0))) for share in SHARES
+    }
+    built = replace(config, overclock=MOST_GROUPS)
+    with OpenCLDevice(built, **options) as late, registry.device("emulator", built, threads=device.units) as emulator:
+        passes: dict[str, Callable[[], Any]] = {}
+        for at, on in (("plain", device), ("opencl", late), ("emulator", emulator)):
+            program = compiler.compile(lenet5(pretrained=True), on.config, calibrate=images)
+            forward = partial(on.runtime(program).forward, program.quantise_input(images))
+            if at == "plain":
+                passes[at] = forward
+            elif at == "opencl":
+                passes |= {name: partial(forward, plan=plan) for name, plan in plans.items()}
+            else:
+                passes[at] = partial(forward, plan=plans[f"{SHARES[-1]:g}"])
+        for run in passes.values():
+            run()
+        seconds: dict[str, list[float]] = {name: [] for name in passes}
+        for turn in range(rounds):
+            # Another order each time: a pass finds caches and cores as the one before leaves them.
+            for name in np.random.default_rng(turn).permutation(list(passes)):
+                seconds[name].append(_timed(passes[name]))
+    taken = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        "in_time": taken["in_time"] / taken["plain"],
+        **{name: taken[name] / taken["in_time"] for name in plans if name != "in_time"},
+        "emulator": taken[f"{SHARES[-1]:g}"] / taken["emulator"],
+    }
 
 
 def _overhead(device: OpenCLDevice, config: Config, rounds: int) -> float:

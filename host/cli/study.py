@@ -18,7 +18,9 @@ RunName = Annotated[str, typer.Option("--name", help="Name of the run: results g
 Out = Annotated[Path, typer.Option(help="Folder of runs.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Insist on an interrupted run to go on with.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what the folder holds.")]
-DeviceName = Annotated[str, typer.Option(help="simulation (the RTL), or emulator, reference (the same bytes, no RTL).")]
+DeviceName = Annotated[
+    str, typer.Option(help="simulation (the RTL), or emulator, opencl, reference (the same bytes, no RTL).")
+]
 TestImages = Annotated[int, typer.Option(min=1, max=10_000, help="Images of each evaluation.")]
 TrainImages = Annotated[int, typer.Option(min=64, help="Images of each retraining.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate of retraining.")]

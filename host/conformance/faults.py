@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from host.conformance.launches import compare, forward, program_and_images, random_cases
@@ -13,6 +15,7 @@ from host.faults.models import SoftErrors
 from host.faults.plan import SITES, FaultPlan
 from host.faults.stuck import StuckAt
 from host.program.arrangement import steps
+from host.verification.overclocked import overclocked_case
 
 
 def _instrumented(bench: Bench) -> None:
@@ -97,6 +100,8 @@ def images_keep_their_faults(bench: Bench) -> None:
 @check
 def conditions_are_not_ignored(bench: Bench) -> None:
     """Late and stuck bits are applied as the reference applies them, or refused; never ignored."""
+    if bench.config.overclock and bench.device.knows_conditions:
+        _random_conditions(bench)
     program, x = program_and_images(bench, 2)
     plan = StuckAt(lane=1, bit=5, value=1).draw(program, 0, 2, 1)
     runtime = Runtime(program, bench.device)
@@ -108,3 +113,15 @@ def conditions_are_not_ignored(bench: Bench) -> None:
         if found is not None:
             compare(found, Runtime(program, oracle).forward(x, plan=plan), "with a stuck bit")
         compare(runtime.forward(x), Runtime(program, oracle).forward(x), "after a stuck bit")
+
+
+def _random_conditions(bench: Bench) -> None:
+    """Programs at clocks that change from pass to pass, with stuck bits and flips."""
+    with ReferenceDevice(bench.config, memory_bytes=1 << 24) as oracle:
+        for number in range(bench.cases):
+            case = overclocked_case(bench.seed + 98, number, configs=(bench.config,))
+            for plan in (case.plan, *case.others):
+                one = replace(case, plan=plan)
+                found, wanted = forward(one, bench.device), forward(one, oracle)
+                compare(found, wanted, one)
+                _counted(found.report, wanted.report)

@@ -110,7 +110,8 @@ class Runtime:
             plan.check(self.program)
             if plan.conditions is not None and not self.device.knows_conditions:
                 raise DeviceError(
-                    f"the {self.device.name} device has no model of late or stuck bits; use reference or simulation"
+                    f"the {self.device.name} device has no model of late or stuck bits; "
+                    "use reference, emulator, opencl or simulation"
                 )
         parts, at = [], 0
         while at < len(x):

@@ -16,7 +16,9 @@ from host.conformance import suite
 from host.conformance.suite import REDLINE, Conformance
 from host.devices.device import Bytes, Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import ReferenceDevice
+from host.faults.conditions import Conditions
 from host.schedule.launch import Launch
+from host.verification.overclocked import OVERCLOCKED
 from hw.config import Config
 
 
@@ -104,6 +106,21 @@ class Curt(ReferenceDevice):
 )
 def test_a_defect_is_found(kind: type[Device], found: set[str]) -> None:
     assert found <= failures(kind)
+
+
+def test_on_lanes_with_overclocking_a_device_must_not_leave_out_late_bits() -> None:
+    class Punctual(ReferenceDevice):
+        """Has stuck bits, but meets every clock."""
+
+        def launch(self, launch: Launch) -> LaunchReport:
+            plan = launch.plan
+            if plan is not None and plan.conditions is not None:
+                plan = plan.under(Conditions(None, plan.conditions.stuck))
+            return super().launch(replace(launch, plan=plan))
+
+    for config, found in ((REDLINE, set()), (OVERCLOCKED[1], {"conditions_are_not_ignored"})):
+        report = suite.run("late", lambda of: Punctual(of, memory_bytes=1 << 24), (config,), any_build=False, cases=6)
+        assert {result.check.name for result in report.failures} == found
 
 
 def test_a_device_that_raises_something_else_does_not_end_the_suite() -> None:

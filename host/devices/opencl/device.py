@@ -59,6 +59,7 @@ class OpenCLDevice(Device):
     """
 
     name = "opencl"
+    knows_conditions = True
 
     def __init__(
         self,
@@ -90,8 +91,6 @@ class OpenCLDevice(Device):
         self.parts = (1 if processor else 4) if parts is None else parts
         self._shape = shape_for(config, processor=processor, group=group)
         self._session: Session | None = self._made()
-        # Gateware has lanes that are late; the kernel from source has none.
-        self.knows_conditions = self._session.program.is_gateware
 
     def _made(self) -> Session:
         with _as_device_errors("the OpenCL device cannot be set up"):

@@ -21,7 +21,8 @@ KERNEL, IDENTITY = "redline", "redline_identity"
 GATEWARE_ARGUMENTS = len(ARGUMENTS)
 """Those of the register map: descriptors, both lists of events, late masks; where memory is, and the record goes."""
 SOURCE_ARGUMENTS = 14
-"""The lists, memory, and what gateware has of its own: feature buffers, weights, results, their size, status."""
+"""The lists, memory, and what gateware has of its own: feature buffers, weights, results, their size, status. A build
+with overclocking takes one more: the masks of its banks."""
 IDENTITY_WORDS = 3
 
 
@@ -100,7 +101,7 @@ def checked(program: Any, queue: Any, config: Config, what: str) -> Program:
     if kernel.num_args == GATEWARE_ARGUMENTS:
         gateware.identify(kernel, queue, config, what)
         return Program(kernel, 1, 0)
-    if kernel.num_args != SOURCE_ARGUMENTS:
+    if kernel.num_args != SOURCE_ARGUMENTS + bool(config.overclock):
         raise DeviceError(
             f"{what}: kernel {KERNEL} takes {kernel.num_args} arguments instead of the register map's "
             f"{GATEWARE_ARGUMENTS}: rebuild it with this Redline"

@@ -4,9 +4,10 @@
 // a result, and meet at a barrier in between. What comes before this file is generated from `hw` (source.py): LANES,
 // VEC, FEATURE_WORDS, PIPECNN, the descriptor's fields (`job_t`, `read_job`) and flags, the records' layouts.
 //
-// GROUP    work-items of a compute unit
-// BLOCK    outputs that a work-item computes at once, for which weights are fetched once
-// operand  type in which features and weights lie on chip: int where widening costs more than bytes (processors)
+// GROUP        work-items of a compute unit
+// LATE_GROUPS  groups of output bits whose lateness a build with overclocking knows (late.cl); 0 without
+// BLOCK        outputs that a work-item computes at once, for which weights are fetched once
+// operand      type in which features and weights lie on chip: int where widening costs more than bytes (processors)
 
 #if LANES >= 16
 #define WIDE 16
@@ -103,9 +104,8 @@ static lanes_t requantise(const job_t *job, const group_t *shared, uint q, sums_
     lanes_t value = (acc >> shift) + (shift == 0 ? (lanes_t)(0) : twice & 1);
 #if PIPECNN
     // The bias is added in 8 bits, where it may wrap, unless the sum has saturated.
-    value = ((value + shared->added[q]) << 24) >> 24;
-    value = twice >= 255 ? (lanes_t)(127) : value;
-    value = twice < -257 ? (lanes_t)(-128) : value;
+    const lanes_t added = ((value + shared->added[q]) << 24) >> 24;
+    value = value > 127 || value < -128 ? value : added;
 #endif
     return clamp(value, (lanes_t)(job->flags & FLAG_RELU ? 0 : -128), (lanes_t)((int)job->upper));
 }
@@ -124,6 +124,25 @@ static uint first_event(records_t events, uint count, uint job, ulong slot) {
     return low;
 }
 
+// The flips that events from `*first` on, before `last`, make after one step, by lane; how many there are. `*first`
+// moves on to the next step's.
+static uint read_flips(records_t events, uint *first, uint last, uint slot, uint flips[LANES]) {
+    for (uint lane = 0; lane < LANES; lane++)
+        flips[lane] = 0;
+    uint applied = 0;
+    for (; *first < last; ++*first) {
+        records_t event = events + (ulong)*first * EVENT_BYTES;
+        if (as_uint(vload4(0, event + EVENT_SLOT)) != slot)
+            break;
+        const uint lane = as_ushort(vload2(0, event + EVENT_LANE));
+        if (lane >= LANES)
+            continue;
+        applied++;
+        flips[lane] ^= 1u << (as_ushort(vload2(0, event + EVENT_BIT)) & 31);
+    }
+    return applied;
+}
+
 // One output, step by step, with the flips of events `first` to `last - 1` in its accumulators; how many there were.
 static uint with_flips(const job_t *job, const group_t *shared, reads_t source, reads_t zeros, reads_t weights,
                        place_t at, records_t events, uint first, uint last, uint slot, sums_t *sums) {
@@ -138,18 +157,9 @@ static uint with_flips(const job_t *job, const group_t *shared, reads_t source, 
                     for (uint q = 0; q < VECTORS; q++)
                         sums[q] += AS_UINTS(TO_INTS(LOAD_WIDE(v * VECTORS + q, weights)) * (int)word[v]);
                 weights += LANES * VEC;
-                for (; first < last; first++) {
-                    records_t event = events + (ulong)first * EVENT_BYTES;
-                    if (as_uint(vload4(0, event + EVENT_SLOT)) != slot)
-                        break;
+                if (first < last && as_uint(vload4(0, events + (ulong)first * EVENT_BYTES + EVENT_SLOT)) == slot) {
                     uint flips[LANES];
-                    for (uint lane = 0; lane < LANES; lane++)
-                        flips[lane] = 0;
-                    const uint lane = as_ushort(vload2(0, event + EVENT_LANE));
-                    if (lane >= LANES)
-                        continue;
-                    applied++;
-                    flips[lane] = 1u << (as_ushort(vload2(0, event + EVENT_BIT)) & 31);
+                    applied += read_flips(events, &first, last, slot, flips);
                     for (uint q = 0; q < VECTORS; q++)
                         sums[q] ^= LOAD_WIDE(q, flips);
                 }
@@ -256,6 +266,19 @@ static void load_weights(const job_t *job, records_t memory, uint group, operand
     }
 }
 
+// What becomes of an output's accumulators: they wait for the job that goes on from them, or become a result.
+static void leave(const job_t *job, const group_t *shared, uint output, const sums_t sums[VECTORS],
+                  __global char *conv, __global uint *status) {
+    if (job->flags & FLAG_PARTIAL) {
+        for (uint q = 0; q < VECTORS; q++)
+            STORE_WIDE(sums[q], q, status + STATUS_CARRIED);
+        return;
+    }
+    const uint to = job->flags & FLAG_ONE ? status[STATUS_JOINED]++ : output;
+    for (uint q = 0; q < VECTORS; q++)
+        STORE_WIDE(TO_CHARS(requantise(job, shared, q, sums[q])), (ulong)to * VECTORS + q, conv);
+}
+
 static void convolve(const job_t *job, uint number, uint group, reads_t source, reads_t zeros, reads_t weights,
                      records_t memory, records_t events, uint first_flip, uint last_flip, __global char *conv,
                      __global uint *status) {
@@ -284,14 +307,7 @@ static void convolve(const job_t *job, uint number, uint group, reads_t source, 
                     atomic_add(status + STATUS_FAULTS, applied);
                 }
             }
-            if (job->flags & FLAG_PARTIAL) {
-                for (uint q = 0; q < VECTORS; q++)
-                    STORE_WIDE(hit[q], q, status + STATUS_CARRIED);
-                continue;
-            }
-            const uint to = job->flags & FLAG_ONE ? status[STATUS_JOINED]++ : first + p;
-            for (uint q = 0; q < VECTORS; q++)
-                STORE_WIDE(TO_CHARS(requantise(job, &shared, q, hit[q])), (ulong)to * VECTORS + q, conv);
+            leave(job, &shared, first + p, hit, conv, status);
         }
     }
 }
@@ -316,13 +332,26 @@ static void flip_features(const job_t *job, uint number, uint group, records_t e
     }
 }
 
+#if LATE_GROUPS
+// Those of late.cl, which follows.
+static void forget_masks(__global uint *banks);
+static void take_masks(records_t list, uint count, __global uint *banks);
+static void convolve_late(const job_t *job, uint number, uint group, reads_t source, reads_t zeros, reads_t weights,
+                          records_t memory, records_t events, uint first_flip, uint last_flip,
+                          __global const uint *banks, __global char *conv, __global uint *status);
+#endif
+
 // Arguments up to `late_mask_count` are those of the register map (hw.registers). The rest stand for what the gateware
-// has of its own: its memory, its buffers, its counters. Late masks are not modelled; the host refuses such plans.
+// has of its own: its memory, its buffers, its counters, and in builds with overclocking the masks of its banks.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void redline(__global const uchar *descriptors, uint jobs, __global const uchar *mac_events, uint mac_event_count,
              __global const uchar *feature_events, uint feature_event_count, __global const uchar *late_masks,
              uint late_mask_count, __global uchar *memory, __global operand *features, __global operand *weights,
-             __global char *results, uint result_bytes, __global uint *status) {
+             __global char *results, uint result_bytes, __global uint *status
+#if LATE_GROUPS
+             , __global uint *banks
+#endif
+) {
     reads_t zeros = features + 2 * FEATURE_WORDS * VEC;
     __global char *conv = results, *pooled = results + result_bytes / 2;
     if (get_local_id(0) == 0) {
@@ -330,6 +359,13 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
         for (uint v = 0; v < VEC; v++)
             features[2 * FEATURE_WORDS * VEC + v] = 0;
     }
+#if LATE_GROUPS
+    if (late_mask_count) {
+        forget_masks(banks);
+        MEET;
+        take_masks(late_masks, late_mask_count, banks);
+    }
+#endif
     for (uint number = 0; number < jobs; number++) {
         const job_t job = read_job(descriptors + (ulong)number * DESCRIPTOR_BYTES);
         operands_t source = features + (job.flags & FLAG_SRC_B ? FEATURE_WORDS * VEC : 0);
@@ -350,8 +386,14 @@ void redline(__global const uchar *descriptors, uint jobs, __global const uchar 
             MEET;
             load_weights(&job, memory, group, weights);
             MEET;
-            convolve(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip, conv,
-                     status);
+#if LATE_GROUPS
+            if (late_mask_count)
+                convolve_late(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip,
+                              banks, conv, status);
+            else
+#endif
+                convolve(&job, number, group, source, zeros, weights, memory, mac_events, first_flip, last_flip, conv,
+                         status);
             MEET;
             __global char *final = job.flags & FLAG_POOL ? pooled : conv;
             if (ends && job.flags & FLAG_POOL)

@@ -14,7 +14,7 @@ import pyopencl as cl
 from host.devices.device import DeviceError, LaunchReport
 from host.devices.opencl import gateware
 from host.devices.opencl import program as programs
-from host.devices.opencl.source import STATUS_CARRIED, STATUS_FAULTS, STATUS_JOBS, STATUS_WORDS, Shape
+from host.devices.opencl.source import STATUS_CARRIED, STATUS_FAULTS, STATUS_JOBS, STATUS_WORDS, Shape, bank_bytes
 from host.devices.opencl.waiting import completed
 from hw import record
 from hw.config import Config
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Scratch:
-    """What stands for a compute unit's own memory: on-chip features, a group's weights, a group's results; counters."""
+    """What stands for a compute unit's own memory: on-chip features, a group's weights, a group's results; counters;
+    masks of the register banks, in builds with overclocking."""
 
     features: Any
     weights: Any
     results: Any
     status: Any
+    banks: Any | None
 
 
 @dataclass
@@ -130,6 +132,7 @@ class Session:
             scratch = self._unit(number, unit.descriptors)
             arguments[-1:] = [scratch.features, scratch.weights, scratch.results]
             arguments += [np.uint32(scratch.results.size), scratch.status]
+            arguments += [] if scratch.banks is None else [scratch.banks]
             status, said = np.zeros(STATUS_WORDS, np.uint32), scratch.status
         group = (self.program.group,)
         running.events.append(self.program.kernel(queue, group, group, *arguments, wait_for=after))
@@ -169,8 +172,10 @@ class Session:
                 max(weights, old.weights.size if old else 0),
                 max(results, old.results.size if old else 0),
             )
+            banks = bank_bytes(self.config)
             buffers = [
-                cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n) for n in (*sizes, 4 * (STATUS_CARRIED + lanes))
+                cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n) if n else None
+                for n in (*sizes, 4 * (STATUS_CARRIED + lanes), banks)
             ]
             self._scratch[number] = old = _Scratch(*buffers)
         return old

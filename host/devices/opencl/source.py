@@ -9,11 +9,14 @@ import numpy as np
 
 from host.devices.device import DeviceError
 from hw import config as hw_config
-from hw import descriptor, events, params
+from hw import descriptor, events, masks, params
 from hw.config import Config
+from hw.delays import bank_names
 from hw.descriptor import FIELDS, Flag
 
 KERNEL = Path(__file__).with_name("redline.cl")
+LATE = Path(__file__).with_name("late.cl")
+"""Late and stuck bits: in builds with `Config.overclock` only."""
 INTERFACE = 4
 """The `hw.config.INTERFACE_VERSION` whose descriptors the kernel executes."""
 FLAGS = (
@@ -56,6 +59,11 @@ class Shape:
         """Size of one feature or weight in the kernel's buffers."""
         return 4 if self.wide else 1
 
+    @property
+    def rows(self) -> int:
+        """Rows of outputs that a work-item computes together under late bits: each takes more registers then."""
+        return max(1, self.block // 2) if self.wide else 1
+
 
 def shape_for(config: Config, *, processor: bool, group: int | None = None) -> Shape:
     """The shape that suits a processor, or else a GPU."""
@@ -77,7 +85,14 @@ def source(config: Config, shape: Shape) -> str:
             f"the OpenCL kernel executes descriptors of interface version {INTERFACE}, this Redline's have "
             f"{hw_config.INTERFACE_VERSION}: bring {KERNEL.name} up to date"
         )
-    return f"{_definitions(config, shape)}\n{_job()}\n{KERNEL.read_text()}"
+    late = f"\n{LATE.read_text()}" if config.overclock else ""
+    return f"{_definitions(config, shape)}\n{_job()}\n{KERNEL.read_text()}{late}"
+
+
+def bank_bytes(config: Config) -> int:
+    """Size of the kernel's buffer with the words of all banks; 0 for a build without overclocking."""
+    words = config.overclock * len(masks.OPERANDS) * config.lanes
+    return 4 * words * len(bank_names(config.vec))
 
 
 def _definitions(config: Config, shape: Shape) -> str:
@@ -97,10 +112,21 @@ def _definitions(config: Config, shape: Shape) -> str:
         "STATUS_WALK": STATUS_WALK,
         "STATUS_JOINED": STATUS_JOINED,
         "STATUS_CARRIED": STATUS_CARRIED,
+        "LATE_GROUPS": config.overclock,
         **_offsets("EVENT", events.DTYPE),
         **_offsets("PARAM", params.DTYPE),
         **{f"FLAG_{name}": f"{getattr(Flag, name):#x}u" for name in (*FLAGS, "ONE")},
     }
+    if config.overclock:
+        banks = bank_names(config.vec)
+        values |= {
+            "ROWS": shape.rows,
+            "BANKS": len(banks),
+            "ACCUMULATOR": banks.index("accumulator"),
+            "OPERANDS": len(masks.OPERANDS),
+            **{f"OPERAND_{name.upper()}": number for name, number in masks.OPERANDS.items()},
+            **_offsets("MASK", masks.DTYPE),
+        }
     return "".join(f"#define {name} {value}\n" for name, value in values.items())
 
 

@@ -8,11 +8,13 @@ import pytest
 
 from host.conformance.suite import PIPECNN, REDLINE, Bench, Check, Skipped, checks
 from host.devices.device import Device
+from host.verification.overclocked import OVERCLOCKED
 from host.verification.verify import make_device, verify
 from hw.config import Config
 from tests.host.executor import Executor
 from tests.host.opencl import needs_opencl
 
+LATE = OVERCLOCKED[1]
 DEVICES = [
     pytest.param(("reference", REDLINE), id="reference"),
     pytest.param(("reference", PIPECNN), id="reference-pipecnn"),
@@ -22,6 +24,11 @@ DEVICES = [
     pytest.param(("executor", REDLINE), id="executor"),
     pytest.param(("opencl", REDLINE), id="opencl", marks=needs_opencl),
     pytest.param(("opencl", PIPECNN), id="opencl-pipecnn", marks=needs_opencl),
+    # Lanes whose bits may be late or stuck.
+    pytest.param(("reference", LATE), id="reference-overclock"),
+    pytest.param(("emulator", LATE), id="emulator-overclock"),
+    pytest.param(("simulation", LATE), id="simulation-overclock", marks=pytest.mark.slow),
+    pytest.param(("opencl", LATE), id="opencl-overclock", marks=needs_opencl),
     # A board in simulation: what it takes is its serial line, a bit at a time.
     pytest.param(("serial", REDLINE), id="serial", marks=pytest.mark.slow),
     pytest.param(("serial", PIPECNN), id="serial-pipecnn", marks=pytest.mark.slow),

@@ -25,6 +25,7 @@ from host.faults.stuck import StuckAt
 from host.program.program import Program
 from host.schedule.launch import Launch, schedule
 from host.verification.cases import CONFIGS, random_case, random_program
+from host.verification.overclocked import OVERCLOCKED
 from host.verification.verify import verify
 from hw import config as hw_config
 from hw import record, registers
@@ -174,7 +175,7 @@ def test_a_kernel_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("shape", [(1, 8, True), (64, 4, False)])
 def test_the_source_is_opencl_c_1_2_without_a_warning(shape: tuple[int, int, bool]) -> None:
     context = cl.Context([platforms.find()])
-    for config in (CONFIGS[0], CONFIGS[4], CONFIGS[7]):
+    for config in (CONFIGS[0], CONFIGS[4], CONFIGS[7], OVERCLOCKED[1]):
         cl.Program(context, source(config, Shape(*shape))).build(["-cl-std=CL1.2", "-Werror"])
 
 
@@ -277,7 +278,6 @@ def test_gateware_gets_the_register_maps_arguments_and_its_record_is_read(progra
         np.testing.assert_array_equal(board.read(0x20000, len(data)), data)
         assert board.read(0x20000 + len(data), 3).tolist() == [7, 0, 0]
         assert (report.cycles, report.bytes_read, report.faults_applied) == (0x123456789, 256, 7)
-        assert board.knows_conditions
         stuck = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
         with pytest.raises(DeviceError, match="late or stuck bits in 1 groups, but this accelerator was built for 0"):
             board.launch(launch(program).with_faults(stuck, 0))
@@ -420,13 +420,12 @@ def shared() -> OpenCLDevice:
     return make()
 
 
-def test_a_plan_with_conditions_is_refused_by_passes_launches_and_streams(program: Program) -> None:
+def test_late_and_stuck_bits_are_refused_by_a_build_without_overclocking(program: Program) -> None:
     plan = StuckAt(lane=0, bit=4, value=1).draw(program, 0, 1, 1)
+    refused = r"late or stuck bits in 1 groups, but this accelerator was built for 0; use Config.overclock=32"
     with make() as device:
-        assert not device.knows_conditions
-        with pytest.raises(DeviceError, match="the opencl device has no model of late or stuck bits"):
+        with pytest.raises(DeviceError, match=refused):
             device.runtime(program).forward(images(program, 1), plan=plan)
-        refused = r"has conditions .lane 0 accumulator bit 4 stuck at 1., of which the opencl device has no model"
         with pytest.raises(DeviceError, match=refused):
             device.launch(launch(program).with_faults(plan, 0))
         with pytest.raises(DeviceError, match=refused):
