@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hw.boards.board import Board
 from hw.boards.chip import TOP
@@ -44,6 +44,9 @@ class Family:
         Further block memories of the chip, by nextpnr's name: what they are called.
     prepare : str
         Yosys' commands before all others.
+    tables : mapping of str to str
+        Where a flip-flop takes nothing but the output of the table beside it: the kinds of table, with that output. Any
+        other flip-flop keeps a table's place empty.
     """
 
     synthesise: str
@@ -57,6 +60,7 @@ class Family:
     after: Mapping[str, Mapping[str, int]]
     large: Mapping[str, str]
     prepare: str = ""
+    tables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -143,6 +147,7 @@ FAMILIES = {
         large={"ICESTORM_SPRAM": "SPRAM of 32 KiB"},
         # The large memories cannot start at zero. No job reads what nothing wrote.
         prepare="delete t:$meminit*; ",
+        tables={"SB_LUT4": "O"},
     ),
     "gowin": Family(
         synthesise="synth_gowin -family gw1n",
@@ -165,5 +170,6 @@ FAMILIES = {
             "ram": {"BSRAM": 1},
         },
         large={},
+        tables={f"LUT{inputs}": "F" for inputs in range(1, 5)} | {"ALU": "SUM"},
     ),
 }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -207,12 +207,26 @@ def described(wanted: Design, setting: Setting) -> dict[str, Any]:
 
 
 def needed(module: Mapping[str, Any], family: Family) -> dict[str, int]:
-    """What a synthesised module takes of each resource."""
+    """What a synthesised module takes of each resource, at least."""
     counts = dict.fromkeys(RESOURCES, 0)
     for cell in module["cells"].values():
         for name in RESOURCES:
             counts[name] += family.before[name].get(cell["type"], 0)
+    counts["lut"] += _alone(module["cells"].values(), family) if family.tables else 0
     return counts
+
+
+def _alone(cells: Collection[Mapping[str, Any]], family: Family) -> int:
+    """Flip-flops without a table of their own beside them: each takes the place of one."""
+    tables = [cell for cell in cells if cell["type"] in family.tables]
+    free = {bit for cell in tables for bit in cell["connections"][family.tables[cell["type"]]]}
+    alone = 0
+    for cell in cells:
+        if family.before["ff"].get(cell["type"]):
+            (source,) = cell["connections"]["D"]
+            alone += source not in free
+            free.discard(source)
+    return alone
 
 
 def routed(timing: Mapping[str, Any], board: Board, family: Family, setting: Setting) -> dict[str, Any]:

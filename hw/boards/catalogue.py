@@ -57,7 +57,7 @@ ULX3S_85F = Board(
         extent_bits=12,
     ),
     memory_bytes=128 << 10,
-    mhz=30,
+    mhz=38,
     baud=1_000_000,
     program=("openFPGALoader -b ulx3s {file}", "fujprog {file}", "fujprog -j FLASH {file}"),
     serial="the USB port US1, an FT231X: /dev/ttyUSB0 or the like",
@@ -72,7 +72,7 @@ ULX3S_25F = replace(
     has={"lut": 24288, "ff": 24288, "dsp": 28, "ram": 56},
     config=replace(ULX3S_85F.config, lanes=4, feature_bytes=4096, weight_bytes=8192),
     memory_bytes=72 << 10,
-    mhz=32,
+    mhz=40,
 )
 
 ORANGECRAB = Board(
@@ -96,7 +96,7 @@ ORANGECRAB = Board(
     led_on=0,
     config=ULX3S_25F.config,
     memory_bytes=ULX3S_25F.memory_bytes,
-    mhz=40,
+    mhz=54,
     baud=1_000_000,
     program=("dfu-util -d 1209:5af0 -a 0 -D {file}",),
     serial="a 3.3 V USB-to-UART adapter: its transmit at pin 0, its receive at pin 1 of the header",

@@ -305,10 +305,28 @@ def test_a_missing_tool_is_named_with_its_remedy(tmp_path: Path, monkeypatch) ->
 
 def test_families_count_what_gowin_and_ice40_have() -> None:
     gowin, ice40 = FAMILIES["gowin"], FAMILIES["ice40"]
-    cells = {str(index): {"type": kind} for index, kind in enumerate(["LUT3", "ALU", "DFFRE", "MULT9X9", "SDPX9B"])}
-    assert flow.needed({"cells": cells}, gowin) == {"lut": 2, "ff": 1, "dsp": 1, "ram": 1}
-    cells = {
-        str(index): {"type": kind} for index, kind in enumerate(["SB_LUT4", "SB_DFFESR", "SB_MAC16", "SB_RAM40_4K"])
-    }
-    assert flow.needed({"cells": cells}, ice40) == dict.fromkeys(("lut", "ff", "dsp", "ram"), 1)
+    # Bit 1 is the LUT's, 2 the ALU's sum, 3 the multiplier's: the ALU's register lies beside it.
+    of_lut, of_alu, of_none = {"F": [1]}, {"SUM": [2], "COUT": [5]}, {"DOUT": [3]}
+    chip = [("LUT3", of_lut), ("ALU", of_alu), ("DFFRE", {"D": [2]}), ("MULT9X9", of_none), ("SDPX9B", {})]
+    assert flow.needed(cells_of(chip), gowin) == {"lut": 2, "ff": 1, "dsp": 1, "ram": 1}
+    chip = [("SB_LUT4", {"O": [1]}), ("SB_DFFESR", {"D": [1]}), ("SB_MAC16", of_none), ("SB_RAM40_4K", {})]
+    assert flow.needed(cells_of(chip), ice40) == dict.fromkeys(("lut", "ff", "dsp", "ram"), 1)
+
+
+def test_a_register_without_a_table_beside_it_takes_the_place_of_one_where_the_chip_is_so() -> None:
+    """Three that take no table's output of their own: the second behind a table, a multiplier's, and a carry's."""
+    registers = [("DFF", {"D": [bit]}) for bit in (1, 1, 3, 5)]
+    chip = [("LUT4", {"F": [1]}), ("MULT9X9", {"DOUT": [3]}), ("ALU", {"SUM": [2], "COUT": [5]}), *registers]
+    assert flow.needed(cells_of(chip), FAMILIES["gowin"]) == {"lut": 2 + 3, "ff": 4, "dsp": 1, "ram": 0}
+    registers = [("TRELLIS_FF", {"DI": [bit]}) for bit in (1, 1, 3)]
+    chip = [("LUT4", {"Z": [1]}), *registers]
+    assert flow.needed(cells_of(chip), FAMILIES["ecp5"]) == {"lut": 1, "ff": 3, "dsp": 0, "ram": 0}
+
+
+def cells_of(chip: list[tuple[str, dict[str, list[int]]]]) -> dict:
+    """A synthesised module of these cells."""
+    return {"cells": {str(at): {"type": kind, "connections": ports} for at, (kind, ports) in enumerate(chip)}}
+
+
+def test_boards_that_differ_in_name_only_have_the_same_constraints() -> None:
     assert replace(BOARD, name="other").constraints() == BOARD.constraints()
