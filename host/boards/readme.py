@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from hw.boards.board import Board
@@ -27,6 +28,10 @@ def text(board: Board, report: Mapping[str, Any]) -> str:
         "",
         f"The serial link: {board.serial}.",
         "",
+        "In Python:",
+        "",
+        f'    device = redline.device("serial", board="{board.name}"{_others(board, config)}, port="...")',
+        "",
         f"Configuration hash {report['config_hash']}: the host refuses a board with another.",
         "",
         "No board was attached when this was made: the bitstream has not been run.",
@@ -36,6 +41,12 @@ def text(board: Board, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _others(board: Board, config: Mapping[str, Any]) -> str:
+    """Parameters of the accelerator that are not the board's own, as arguments."""
+    own = asdict(board.config)
+    return "".join(f", {name}={value!r}" for name, value in config.items() if value != own[name])
 
 
 def overclocking(report: Mapping[str, Any]) -> str:

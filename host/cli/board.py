@@ -17,7 +17,8 @@ app.add_typer(board_app, name="board")
 @board_app.command("simulate")
 def simulate(
     option: Annotated[
-        list[str] | None, typer.Option(help="Of its accelerator, e.g. lanes=4.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option(help="Of its accelerator, e.g. lanes=4, or board=ulx3s-85f.", metavar="KEY=VALUE"),
     ] = None,
     memory_bytes: Annotated[int, typer.Option(min=4096, help="Its on-chip memory, a multiple of 4096.")] = 1 << 17,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
@@ -31,7 +32,8 @@ def simulate(
     from sim.board import SimulatedBoard
     from sim.client import SimulatorError
 
-    own, rest = accelerator(parsed(option or []))
+    named = parsed(option or [])
+    own, rest = accelerator(named)
     if rest:
         raise typer.BadParameter(f"no accelerator has {', '.join(rest)}", param_hint="--option")
     board = SimulatedBoard(Config(**own), memory_bytes)
@@ -39,7 +41,7 @@ def simulate(
         if as_json:
             print(json.dumps({"port": board.path, "baud": board.baud, "pid": board.pid}), flush=True)
         else:
-            given = "".join(f", {key}={value!r}" for key, value in own.items())
+            given = "".join(f", {key}={value!r}" for key, value in named.items())
             console.print(f"a board is at {board.path}, in Python:", highlight=False)
             console.print(f'  redline.device("serial", port="{board.path}"{given})', highlight=False, markup=False)
             console.print("Ctrl-C ends it", highlight=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import entry_points
 from typing import Any
 
 from host.devices.device import Device, DeviceError
+from hw.boards.catalogue import find
 from hw.config import Config
 
 GROUP = "redline.devices"
@@ -38,7 +39,8 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
     config : Config or None
         The accelerator; by default made from those options that are its parameters (`lanes=16, vec=8, ...`).
     **options
-        Parameters of the accelerator, and the device's own (`memory_bytes`, `units`, ...).
+        Parameters of the accelerator, and the device's own (`memory_bytes`, `units`, ...). `board="ulx3s-85f"` stands
+        for the parameters of that board's bitstream (`hw.boards.catalogue`); what is given beside it differs.
 
     Raises
     ------
@@ -46,6 +48,8 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
         If there is no such device, or it cannot be loaded.
     ConfigError
         If the accelerator cannot be built.
+    BoardError
+        If there is no such board.
     """
     own, rest = accelerator(options)
     if config is None:
@@ -58,10 +62,17 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
 
 
 def accelerator(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options that are parameters of the accelerator, and the device's own."""
+    """Options that are parameters of the accelerator, those of a `board` among them, and the device's own.
+
+    Raises
+    ------
+    BoardError
+        If there is no such board.
+    """
     parameters = {field.name for field in fields(Config)}
-    own = {key: value for key, value in options.items() if key in parameters}
-    return own, {key: value for key, value in options.items() if key not in own}
+    own = asdict(find(options["board"]).config) if "board" in options else {}
+    own |= {key: value for key, value in options.items() if key in parameters}
+    return own, {key: value for key, value in options.items() if key not in parameters and key != "board"}
 
 
 def device_class(name: str) -> Any:

@@ -71,7 +71,7 @@ ULX3S_25F = replace(
     part="LFE5U-25F",
     has={"lut": 24288, "ff": 24288, "dsp": 28, "ram": 56},
     config=replace(ULX3S_85F.config, lanes=4, feature_bytes=4096, weight_bytes=8192),
-    memory_bytes=72 << 10,
+    memory_bytes=84 << 10,
     mhz=40,
 )
 

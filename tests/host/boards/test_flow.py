@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import redline
 from host.boards import flow, table
 from host.boards.family import FAMILIES, REPORT, SYNTHESISED
 from host.cli import app
@@ -121,6 +122,7 @@ def test_a_build_leaves_the_bitstream_the_report_the_logs_and_how_to_load_it(too
     page = (tmp_path / "README.md").read_text()
     assert "dfu-util -d 1209:5af0 -a 0 -D orangecrab.bit" in page
     assert "the clock is 16.7 % below" in page
+    assert 'redline.device("serial", board="orangecrab", port="...")' in page
     assert "has not been run" in page
 
 
@@ -129,6 +131,14 @@ def test_a_clock_above_fmax_is_made_and_called_overclocked(tools: Tools, tmp_pat
     assert report["clock"]["mhz"] == 75
     assert report["overclock_percent"] == 25.0
     assert "25 % above: **overclocked**" in (tmp_path / "README.md").read_text()
+
+
+def test_another_array_than_the_boards_is_told_how_to_be_named(tools: Tools, tmp_path: Path) -> None:
+    flow.build(pretended(lanes=2, vec=8), tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert 'redline.device("serial", board="orangecrab", lanes=2, vec=8, port_bits=64, port="...")' in page
+    named = redline.device("reference", board="orangecrab", lanes=2, vec=8, port_bits=64)
+    assert named.config == pretended(lanes=2, vec=8).config
 
 
 def test_the_tools_are_told_part_seed_and_constraints(tools: Tools, tmp_path: Path) -> None:
