@@ -28,6 +28,8 @@ from hw.delays import Table
 from hw.descriptor import Flag
 
 MEMORY_BYTES = 1 << 24
+BOARD_BYTES = 1 << 20
+"""Of a simulated board: enough for every case."""
 UNITS = 2
 OVERCLOCK_COUNTS = ("late_cases", "wrong_cases", "clock_changes")
 POISON = 0xA5
@@ -44,7 +46,7 @@ def make_device(name: str, config: Config, units: int, **options: Any) -> Device
         usual[units_of[name]] = units
     if name == "serial":
         # A board has the memory that it was built with; without a port it is a simulated one.
-        usual = {} if "port" in options else {"simulated": True}
+        usual = {} if "port" in options else {"simulated": True, "memory_bytes": BOARD_BYTES}
     return factory.device(name, config, **{**usual, **options})
 
 
@@ -77,6 +79,8 @@ class Report:
     """Those of them whose bytes are other than without the conditions."""
     clock_changes: int = 0
     """Launches that follow one under other conditions on the same device, within a case."""
+    left_out: int = 0
+    """Cases that were not run on some device, whose memory they do not fit."""
     mismatches: list[Mismatch] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -94,6 +98,7 @@ class Report:
             "faulty_cases": self.faulty_cases,
             "faults": self.faults,
             **({name: getattr(self, name) for name in OVERCLOCK_COUNTS} if self.overclocked else {}),
+            "left_out": self.left_out,
             "mismatches": len(self.mismatches),
             "seconds": round(self.seconds, 1),
             "divergences": [
@@ -112,6 +117,8 @@ class Report:
             f"{self.cases} cases on {', '.join(self.devices)} (seed {self.seed}, {self.faulty_cases} with faults, "
             f"{self.faults} fault events{overclocked}): {len(self.mismatches)} mismatches, {self.seconds:.0f} s"
         )
+        if self.left_out:
+            head += f"; {self.left_out} cases do not fit the memory of some device, and were not run there"
         return "\n\n".join([head, *(str(mismatch) for mismatch in self.mismatches)])
 
 
@@ -155,7 +162,8 @@ def verify(
     Raises
     ------
     DeviceError
-        If a device cannot be made. A device that fails in a launch is a mismatch.
+        If a device cannot be made, or the first has less memory than another. A device that fails in a launch is a
+        mismatch.
     """
     if len(devices) < 2:
         raise ValueError("verification compares at least two devices")
@@ -176,6 +184,7 @@ def verify(
             continue
         with ExitStack() as stack:
             opened = {name: stack.enter_context(make(name, config, UNITS)) for name in devices}
+            _check_memory(opened)
             for case in mine:
                 report.cases += 1
                 if case.plan is not None:
@@ -183,7 +192,7 @@ def verify(
                     report.faults += len(case.plan)
                 if overclock:
                     _count_conditions(report, case, opened[devices[0]])
-                for mismatch in _compare(case, opened, make):
+                for mismatch in _compare(case, opened, make, report):
                     report.mismatches.append(mismatch)
                     if len(report.mismatches) >= most_mismatches:
                         report.seconds = time.monotonic() - started
@@ -249,10 +258,24 @@ def _count_conditions(report: Report, case: Case, oracle: Device) -> None:
     report.wrong_cases += _first_byte("", without, run_case(case, oracle)) is not None
 
 
-def _compare(case: Case, opened: dict[str, Device], make: Make) -> Iterator[Mismatch]:
+def _check_memory(opened: dict[str, Device]) -> None:
+    """Launches are those that fit the first device's memory."""
+    first, *others = opened
+    for name in others:
+        if opened[name].memory_bytes > opened[first].memory_bytes:
+            raise DeviceError(
+                f"the {first} device has less memory ({opened[first].memory_bytes} bytes) than the {name} device "
+                f"({opened[name].memory_bytes}): name the one with most memory first"
+            )
+
+
+def _compare(case: Case, opened: dict[str, Device], make: Make, report: Report) -> Iterator[Mismatch]:
     first, *others = opened
     expected = run_case(case, opened[first])
-    for name in others:
+    needed = max((snapshot.launch.end for snapshot in expected), default=0)
+    fitting = [name for name in others if needed <= opened[name].memory_bytes]
+    report.left_out += len(fitting) < len(others)
+    for name in fitting:
         found = _difference(case, name, opened[name], expected)
         if found is not None:
             named = _diagnose(case, name, found, opened[first], opened[name], make)

@@ -57,7 +57,7 @@ ULX3S_85F = Board(
         extent_bits=12,
     ),
     memory_bytes=128 << 10,
-    mhz=38,
+    mhz=38.1,
     baud=1_000_000,
     program=("openFPGALoader -b ulx3s {file}", "fujprog {file}", "fujprog -j FLASH {file}"),
     serial="the USB port US1, an FT231X: /dev/ttyUSB0 or the like",

@@ -49,6 +49,19 @@ def test_cases_are_the_same_wherever_they_are_made() -> None:
     assert str(a) == str(b)
 
 
+def test_a_case_that_a_device_has_no_room_for_is_left_out_and_told() -> None:
+    def make(name: str, config: Config, units: int) -> Device:
+        return ReferenceDevice(config, memory_bytes=1 << (15 if name == "small" else 24), units=units)
+
+    report = verify(("reference", "small"), cases=30, seed=4, make=make)
+    assert report.ok, str(report)
+    assert 0 < report.left_out < report.cases == 30
+    assert f"{report.left_out} cases do not fit" in str(report)
+    assert report.as_dict()["left_out"] == report.left_out
+    with pytest.raises(DeviceError, match=r"small device has less memory .32768 bytes. than the reference device"):
+        verify(("small", "reference"), cases=1, seed=4, make=make)
+
+
 class Broken(ReferenceDevice):
     """Writes one wrong byte."""
 
