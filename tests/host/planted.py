@@ -14,6 +14,7 @@ from amaranth.lib import wiring
 
 import hw.accelerator
 import hw.array
+import hw.descriptor
 from host.devices.device import LaunchReport
 from host.devices.simulation import SimulationDevice
 from host.schedule.launch import Launch
@@ -61,6 +62,8 @@ def planted_verilog(config: Config) -> str:
     with ExitStack() as stack:
         for (module, name), changes in places.items():
             stack.enter_context(patch.object(module, name, _tampered(getattr(module, name), changes)))
+        # The sequencer keeps the field, too.
+        stack.enter_context(patch.object(hw.descriptor, "RESERVED", ""))
         sequencer = hw.accelerator.Sequencer
         stack.enter_context(patch.object(hw.accelerator, "Sequencer", _driving(sequencer, chosen)))
         return generate(config)
