@@ -20,7 +20,10 @@ def simulate(
         list[str] | None,
         typer.Option(help="Of its accelerator, e.g. lanes=4, or board=ulx3s-85f.", metavar="KEY=VALUE"),
     ] = None,
-    memory_bytes: Annotated[int, typer.Option(min=4096, help="Its on-chip memory, a multiple of 4096.")] = 1 << 17,
+    memory_bytes: Annotated[
+        int | None,
+        typer.Option(min=4096, help="Its on-chip memory, a multiple of 4096. By default the board's, or 131072."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """Run a board in simulation, its serial line a pseudo-terminal, until Ctrl-C.
@@ -28,6 +31,7 @@ def simulate(
     Whatever speaks to a board through a serial port can speak to this one.
     """
     from host.devices.registry import accelerator
+    from hw.boards.catalogue import find
     from hw.config import Config
     from sim.board import SimulatedBoard
     from sim.client import SimulatorError
@@ -36,6 +40,8 @@ def simulate(
     own, rest = accelerator(named)
     if rest:
         raise typer.BadParameter(f"no accelerator has {', '.join(rest)}", param_hint="--option")
+    if memory_bytes is None:
+        memory_bytes = find(named["board"]).memory_bytes if "board" in named else 1 << 17
     board = SimulatedBoard(Config(**own), memory_bytes)
     try:
         if as_json:

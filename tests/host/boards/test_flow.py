@@ -217,6 +217,12 @@ def test_what_does_not_fit_is_in_the_table_too(tools: Tools, tmp_path: Path) -> 
     assert "does not fit" in table.markdown(table.load(tmp_path / "table.json"))
 
 
+def test_the_least_array_cannot_be_made_smaller(tools: Tools, tmp_path: Path) -> None:
+    tools.lut = 30000
+    with pytest.raises(flow.FitError, match=r"2 lanes of 4 .*24288; no array is smaller: take a larger board"):
+        flow.build(pretended(lanes=2, vec=4), tmp_path)
+
+
 @pytest.mark.parametrize("field", ["source_sha256", "tools", "fmax_mhz", "utilisation"])
 def test_an_entry_without_provenance_or_figures_is_refused(entry: dict, tmp_path: Path, field: str) -> None:
     del entry[field]

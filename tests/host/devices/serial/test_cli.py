@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from host.devices import registry
 from host.devices.device import DeviceError
 from host.devices.serial.device import SerialDevice
 from host.verification.verify import make_device
+from hw.boards.catalogue import BOARDS
+from hw.config import Config
+from sim.client import SimulatorError
 from tests.host.devices.serial.model import Board
 from tests.sim.fixtures.processes import wait_for_end
 
@@ -29,6 +33,21 @@ def test_a_board_of_no_accelerator_is_refused() -> None:
     said = CliRunner().invoke(cli.app, ["board", "simulate", "--option", "speed=3"])
     assert said.exit_code == 2
     assert "no accelerator has speed" in said.output
+
+
+@pytest.mark.parametrize(("more", "memory_bytes"), [((), 84 << 10), (("--memory-bytes", "8192"), 8192)])
+def test_a_board_by_name_is_simulated_with_its_accelerator_and_memory(
+    more: tuple[str, ...], memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Config, int]] = []
+
+    def started(config: Config, memory_bytes: int) -> None:
+        asked.append((config, memory_bytes))
+        raise SimulatorError("seen enough")
+
+    monkeypatch.setattr("sim.board.SimulatedBoard", started)
+    CliRunner().invoke(cli.app, ["board", "simulate", "--option", "board=ulx3s-25f", "--option", "lanes=8", *more])
+    assert asked == [(replace(BOARDS["ulx3s-25f"].config, lanes=8), memory_bytes)]
 
 
 def test_conformance_takes_a_port_and_refuses_one_that_is_not_there() -> None:
