@@ -140,28 +140,27 @@ FLAG_BITS = Flag.MORE.bit_length()
 """Of `flags`, those that mean something."""
 
 
-def _numpy_dtype() -> np.dtype:
-    names = [field.name for field in FIELDS]
-    formats = [f"<u{field.bits // 8}" for field in FIELDS]
-    packed = np.dtype({"names": names, "formats": formats, "offsets": _offsets(), "itemsize": DESCRIPTOR_BYTES})
-    return packed
-
-
-def _offsets() -> list[int]:
-    """Byte offset of each field."""
-    offsets, at = [], 0
+def _offsets() -> dict[str, int]:
+    offsets, at = {}, 0
     for field in FIELDS:
-        offsets.append(at)
+        offsets[field.name] = at
         at += field.bits // 8
     if at > DESCRIPTOR_BYTES:
         raise AssertionError(f"descriptor fields take {at} bytes, more than {DESCRIPTOR_BYTES}")
     return offsets
 
 
-OFFSETS = dict(zip((field.name for field in FIELDS), _offsets(), strict=True))
+OFFSETS = _offsets()
 """Byte offset of each field."""
 
-DTYPE = _numpy_dtype()
+DTYPE = np.dtype(
+    {
+        "names": list(OFFSETS),
+        "formats": [f"<u{field.bits // 8}" for field in FIELDS],
+        "offsets": list(OFFSETS.values()),
+        "itemsize": DESCRIPTOR_BYTES,
+    }
+)
 """numpy structured dtype of one descriptor: what the host packs."""
 
 USED_BYTES = sum(field.bits for field in FIELDS) // 8

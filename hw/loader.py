@@ -220,8 +220,8 @@ class WeightLoader(wiring.Component):
         m = Module()
         config = self._config
         job = self.start.payload
-        # A burst never needs more than a quarter of the ring, so that loading goes on while the array works.
         beats_bits = min(32, config.count_bits + exact_log2(self._beats_per_word))
+        # A burst never needs more than a quarter of the ring, so that loading goes on while the array works.
         longest = min(axi.MAX_BEATS, config.weight_words * self._beats_per_word // 4)
         m.submodules.reader = reader = axi.BurstReader(config, longest, self._room_bits, beats_bits)
         addr = Signal(config.address_bits, reset_less=True)

@@ -71,7 +71,7 @@ class MaskLoader(wiring.Component):
         port_bits, record_bits = config.port_bits, 8 * masks.WORD_BYTES
         per_beat, beats_per = max(1, port_bits // record_bits), max(1, record_bits // port_bits)
 
-        m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9, 32)
+        m.submodules.reader = reader = axi.BurstReader(config, axi.MAX_BEATS, 9, len(self.count))
         connect(m, reader.request, flipped(self.port.request))
         asking, busy = Signal(), Signal()
         remaining = Signal(32)

@@ -81,7 +81,8 @@ class Saboteur(wiring.Component):
         m.d.comb += clear.eq(self.start | self.stop | draining)
 
         # Events from memory: beats wait in a queue that was reserved when they were asked for.
-        m.submodules.reader = reader = axi.BurstReader(config, BUFFERED_BEATS // 2, BUFFERED_BEATS.bit_length(), 32)
+        room_bits = BUFFERED_BEATS.bit_length()
+        m.submodules.reader = reader = axi.BurstReader(config, BUFFERED_BEATS // 2, room_bits, len(self.count))
         m.submodules.beats = beats = SyncFIFOBuffered(width=config.port_bits, depth=BUFFERED_BEATS)
         free = Signal(range(BUFFERED_BEATS + 1), init=BUFFERED_BEATS)
         on_the_way = Signal(range(BUFFERED_BEATS + 1))

@@ -31,6 +31,7 @@ def simulate(
     Whatever speaks to a board through a serial port can speak to this one.
     """
     from host.devices.registry import accelerator
+    from host.devices.serial.device import SIMULATED_BYTES
     from hw.boards.catalogue import find
     from hw.config import Config
     from sim.board import SimulatedBoard
@@ -41,7 +42,7 @@ def simulate(
     if rest:
         raise typer.BadParameter(f"no accelerator has {', '.join(rest)}", param_hint="--option")
     if memory_bytes is None:
-        memory_bytes = find(named["board"]).memory_bytes if "board" in named else 1 << 17
+        memory_bytes = find(named["board"]).memory_bytes if "board" in named else SIMULATED_BYTES
     board = SimulatedBoard(Config(**own), memory_bytes)
     try:
         if as_json:

@@ -8,7 +8,6 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from host.devices.device import Device, DeviceError
-from hw.boards.catalogue import find
 from hw.config import Config
 
 GROUP = "redline.devices"
@@ -70,7 +69,11 @@ def accelerator(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         If there is no such board.
     """
     parameters = {field.name for field in fields(Config)}
-    own = asdict(find(options["board"]).config) if "board" in options else {}
+    own: dict[str, Any] = {}
+    if "board" in options:
+        from hw.boards.catalogue import find  # not every device needs the boards
+
+        own = asdict(find(options["board"]).config)
     own |= {key: value for key, value in options.items() if key in parameters}
     return own, {key: value for key, value in options.items() if key not in parameters and key != "board"}
 
