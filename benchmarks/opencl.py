@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.turns import in_turns
 from host.compiler import compile as compiler
 from host.devices import registry
 from host.devices.opencl.device import OpenCLDevice
@@ -70,9 +71,8 @@ def measure(
             `busy_share` of the time from the first kernel to the last during which one did, and its `speedup` over one
             batch after the other
         late : LeNet-5, written back, with transfers, on a build with overclocking: how many times as long a pass takes
-            in which nothing is late as on `config` (`in_time`), and one at each share of the safe period as that
-            (`SHARES`); and the last of these as on the
-            emulator with as many threads (`emulator`)
+            in which nothing is late as on `config` (`in_time`), one at each share of the safe period as that
+            (`SHARES`), and the last of these as on the emulator with as many threads (`emulator`)
     list of Span
         The stream's commands, for `plot`.
     """
@@ -156,35 +156,25 @@ def _late(
 ) -> dict[str, float]:
     images = torch.rand(batch, 1, 28, 28)
     table = shipped.load(config.lanes, config.vec)
-    none = FaultPlan.of(compiler.compile(lenet5(pretrained=True), config, calibrate=images).names)
-    plans: dict[str, FaultPlan | None] = {"in_time": None}
-    plans |= {
-        f"{share:g}": none.under(Conditions(Clock(table, round(share * table.onset_ps), 1.0))) for share in SHARES
-    }
     built = replace(config, overclock=MOST_GROUPS)
+    plain, program = (compiler.compile(lenet5(pretrained=True), on, calibrate=images) for on in (config, built))
+    x, none = program.quantise_input(images), FaultPlan.of(program.names)
+    clocks = {f"{share:g}": Conditions(Clock(table, round(share * table.onset_ps), 1.0)) for share in SHARES}
+    plans = {name: none.under(conditions) for name, conditions in clocks.items()}
+    fastest = f"{SHARES[-1]:g}"
     with OpenCLDevice(built, **options) as late, registry.device("emulator", built, threads=device.units) as emulator:
-        passes: dict[str, Callable[[], Any]] = {}
-        for at, on in (("plain", device), ("opencl", late), ("emulator", emulator)):
-            program = compiler.compile(lenet5(pretrained=True), on.config, calibrate=images)
-            forward = partial(on.runtime(program).forward, program.quantise_input(images))
-            if at == "plain":
-                passes[at] = forward
-            elif at == "opencl":
-                passes |= {name: partial(forward, plan=plan) for name, plan in plans.items()}
-            else:
-                passes[at] = partial(forward, plan=plans[f"{SHARES[-1]:g}"])
-        for run in passes.values():
-            run()
-        seconds: dict[str, list[float]] = {name: [] for name in passes}
-        for turn in range(rounds):
-            # Another order each time: a pass finds caches and cores as the one before leaves them.
-            for name in np.random.default_rng(turn).permutation(list(passes)):
-                seconds[name].append(_timed(passes[name]))
-    taken = {name: statistics.median(times) for name, times in seconds.items()}
+        forward = late.runtime(program).forward
+        passes: dict[str, Callable[[], Any]] = {
+            "plain": partial(device.runtime(plain).forward, x),
+            "in_time": partial(forward, x),
+            **{name: partial(forward, x, plan=plan) for name, plan in plans.items()},
+            "emulator": partial(emulator.runtime(program).forward, x, plan=plans[fastest]),
+        }
+        taken = in_turns(passes, rounds, clock=time.perf_counter, shuffled=True)
     return {
         "in_time": taken["in_time"] / taken["plain"],
-        **{name: taken[name] / taken["in_time"] for name in plans if name != "in_time"},
-        "emulator": taken[f"{SHARES[-1]:g}"] / taken["emulator"],
+        **{name: taken[name] / taken["in_time"] for name in plans},
+        "emulator": taken[fastest] / taken["emulator"],
     }
 
 
