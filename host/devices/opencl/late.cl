@@ -102,15 +102,7 @@ static void step_sums(masks_t banks, const uint *used, bool late_trees, reads_t 
 #pragma unroll
         for (uint r = 0; r < ROWS; r++)
             sum[r][q] = (sums_t)(0);
-#pragma unroll
-    for (uint v = 0; v < VEC; v++)
-#pragma unroll
-        for (uint q = 0; q < VECTORS; q++) {
-            const lanes_t weight = TO_INTS(LOAD_WIDE(v * VECTORS + q, weights));
-#pragma unroll
-            for (uint r = 0; r < ROWS; r++)
-                sum[r][q] += AS_UINTS(weight * (int)word[r][v]);
-        }
+    ADD_PRODUCTS(ROWS, sum, word, weights)
 }
 
 // A step of the accumulators; `first`: it loads the bias. Each row's sum becomes what is captured, late bits included.

@@ -168,6 +168,15 @@ static uint with_flips(const job_t *job, const group_t *shared, reads_t source, 
     return applied;
 }
 
+// A step of `count` outputs: the products of each one's word of features by a step's weights are added to its sums. A
+// macro, so that `count` is a constant and the sums stay in registers.
+#define ADD_PRODUCTS(count, sums, word, weights)                                                                       \
+    _Pragma("unroll") for (uint v = 0; v < VEC; v++)                                                                   \
+        _Pragma("unroll") for (uint q = 0; q < VECTORS; q++) {                                                         \
+        const lanes_t weight = TO_INTS(LOAD_WIDE(v * VECTORS + q, weights));                                           \
+        _Pragma("unroll") for (uint p = 0; p < (count); p++) sums[p][q] += AS_UINTS(weight * (int)word[p][v]);         \
+    }
+
 // Outputs `first` to `first + count - 1` of a group, at most BLOCK of them.
 static void outputs(const job_t *job, const group_t *shared, uint group, uint first, uint count, reads_t source,
                     reads_t zeros, reads_t weights, sums_t sums[BLOCK][VECTORS]) {
@@ -186,15 +195,7 @@ static void outputs(const job_t *job, const group_t *shared, uint group, uint fi
 #pragma unroll
                 for (uint p = 0; p < BLOCK; p++)
                     word[p] = tap(job, source, zeros, at[p], z, ky, kx);
-#pragma unroll
-                for (uint v = 0; v < VEC; v++)
-#pragma unroll
-                    for (uint q = 0; q < VECTORS; q++) {
-                        const lanes_t weight = TO_INTS(LOAD_WIDE(v * VECTORS + q, weights));
-#pragma unroll
-                        for (uint p = 0; p < BLOCK; p++)
-                            sums[p][q] += AS_UINTS(weight * (int)word[p][v]);
-                    }
+                ADD_PRODUCTS(BLOCK, sums, word, weights)
                 weights += LANES * VEC;
             }
 }
