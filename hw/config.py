@@ -16,7 +16,11 @@ ARITHMETICS = ("redline", "pipecnn")
 """How an accumulator becomes an output (docs/architecture.md, Arithmetic)."""
 
 
-_LATER = ("overclock", "address_bits", "count_bits", "extent_bits")
+CONTROLS = ("pipeline", "microcode")
+"""What makes an accelerator do what its descriptors say."""
+
+
+_LATER = ("overclock", "address_bits", "count_bits", "extent_bits", "control")
 """Parameters that came after the hash."""
 
 
@@ -56,6 +60,10 @@ class Config:
         Bits that are kept of a descriptor's addresses (16 to 48), counts and distances (10 to 32) and extents (6 to
         16), which the descriptor has with 64, 32 and 16 bits (`hw.descriptor`). Fewer make a smaller accelerator, for
         small chips; a program that needs more is refused.
+    control : str
+        "pipeline": stages of hardware, which all work at a time. "microcode": a microprogram that does one thing after
+        the other (`hw.microcode`), for chips that are too small: some 50 times slower, with the same results. There is
+        one size of word (`vec` 4, `port_bits` 32, up to 4 `lanes`), the one arithmetic, and no instrumentation.
     saboteur : bool
         Elaborate the fault instrumentation. A plain build has no trace of it.
     probe : bool
@@ -79,6 +87,7 @@ class Config:
     address_bits: int = 48
     count_bits: int = 32
     extent_bits: int = 16
+    control: str = "pipeline"
     saboteur: bool = False
     probe: bool = False
 
@@ -90,6 +99,8 @@ class Config:
                 raise ConfigError(f"{field.name} must be {wanted.__name__}, not {value!r}")
         if self.arithmetic not in ARITHMETICS:
             raise ConfigError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, not {self.arithmetic!r}")
+        if self.control not in CONTROLS:
+            raise ConfigError(f"control must be one of {', '.join(CONTROLS)}, not {self.control!r}")
         for name, low, high in (
             ("lanes", 2, 64),
             ("vec", 4, 16),
@@ -127,6 +138,29 @@ class Config:
                 f"weight_bytes must hold at least 16 words of {self.lanes * self.vec} bytes, "
                 f"not {self.weight_bytes} bytes"
             )
+
+        if self.control == "microcode":
+            self._check_microcode()
+
+    def _check_microcode(self) -> None:
+        for name, allowed in (
+            ("lanes", (2, 4)),
+            ("vec", (4,)),
+            ("port_bits", (32,)),
+            ("arithmetic", ("redline",)),
+            ("saboteur", (False,)),
+            ("overclock", (0,)),
+            ("probe", (False,)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                wanted = " or ".join(str(each) for each in allowed)
+                raise ConfigError(f'with control="microcode", {name} must be {wanted}, not {value!r}')
+        for name, most in (("address_bits", 32), ("pool_columns", 256)):
+            if getattr(self, name) > most:
+                raise ConfigError(
+                    f'with control="microcode", {name} must be at most {most}, not {getattr(self, name)}'
+                )
 
     @property
     def port_bytes(self) -> int:

@@ -8,11 +8,12 @@ from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.utils import exact_log2
 
-from hw.accelerator import Accelerator, probes
+from hw.accelerator import probes
 from hw.clocked import clocked
 from hw.config import Config
 from hw.control import span
 from hw.overclocked import adders_verilog
+from hw.variants import accelerator
 
 TOP = "redline"
 
@@ -54,7 +55,7 @@ class Kernel(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.ports
-        m.submodules.accelerator = accelerator = Accelerator(self._config, opencl=self._opencl)
+        m.submodules.accelerator = device = accelerator(self._config, opencl=self._opencl)
         m.domains.sync = domain = ClockDomain()
         m.domains.port = port_domain = ClockDomain(reset_less=True)
         # A register between the reset pin and the fabric: it has a large fan-out.
@@ -62,17 +63,17 @@ class Kernel(Elaboratable):
         m.d.comb += [
             domain.clk.eq(p["ap_clk"]),
             port_domain.clk.eq(p["ap_clk"]),
-            p["interrupt"].eq(accelerator.interrupt),
+            p["interrupt"].eq(device.interrupt),
         ]
         for prefix, channels, fields in (
             (
                 "s_axi_control_",
-                {name: getattr(accelerator.control, name) for name in ("aw", "w", "b", "ar", "r")},
+                {name: getattr(device.control, name) for name in ("aw", "w", "b", "ar", "r")},
                 {"aw": ("addr",), "w": ("data", "strb"), "b": ("resp",), "ar": ("addr",), "r": ("data", "resp")},
             ),
             (
                 "m_axi_gmem_",
-                {name: getattr(accelerator, name) for name in ("aw", "w", "ar", "r")},
+                {name: getattr(device, name) for name in ("aw", "w", "ar", "r")},
                 {
                     "aw": ("addr", "len"),
                     "w": ("data", "strb", "last"),
@@ -101,14 +102,14 @@ class Kernel(Elaboratable):
                 p[f"m_axi_gmem_{channel}size"].eq(exact_log2(self._config.port_bytes)),
                 p[f"m_axi_gmem_{channel}burst"].eq(0b01),  # INCR
             ]
-        m.d.comb += [p["m_axi_gmem_bready"].eq(1), accelerator.b.eq(p["m_axi_gmem_bvalid"])]
+        m.d.comb += [p["m_axi_gmem_bready"].eq(1), device.b.eq(p["m_axi_gmem_bvalid"])]
         if self._opencl:
             m.d.comb += [
-                accelerator.r_error.eq(p["m_axi_gmem_rvalid"] & p["m_axi_gmem_rready"] & p["m_axi_gmem_rresp"][1]),
-                accelerator.b_error.eq(p["m_axi_gmem_bvalid"] & p["m_axi_gmem_bresp"][1]),
+                device.r_error.eq(p["m_axi_gmem_rvalid"] & p["m_axi_gmem_rready"] & p["m_axi_gmem_rresp"][1]),
+                device.b_error.eq(p["m_axi_gmem_bvalid"] & p["m_axi_gmem_bresp"][1]),
             ]
         if self._config.probe:
-            m.d.comb += [p[name].eq(getattr(accelerator, name)) for name in probes(self._config)]
+            m.d.comb += [p[name].eq(getattr(device, name)) for name in probes(self._config)]
         return m
 
 

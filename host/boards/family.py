@@ -145,8 +145,8 @@ FAMILIES = {
             "ram": {"ICESTORM_RAM": 1},
         },
         large={"ICESTORM_SPRAM": "SPRAM of 32 KiB"},
-        # The large memories cannot start at zero. No job reads what nothing wrote.
-        prepare="delete t:$meminit*; ",
+        # The large memory cannot start at zero. No job reads what nothing wrote.
+        prepare="delete t:$meminit* r:MEMID=*ram.memory %i; ",
         tables={"SB_LUT4": "O"},
     ),
     "gowin": Family(

@@ -18,6 +18,7 @@ LEAST = Config(
     address_bits=17,
     count_bits=14,
     extent_bits=8,
+    control="microcode",
 )
 """The least array, with buffers for little more than a test."""
 

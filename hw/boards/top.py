@@ -9,12 +9,12 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from hw.accelerator import Accelerator
 from hw.boards.ram import Ram
 from hw.config import Config
 from hw.link.link import Link
 from hw.link.protocol import MAGIC, VERSION
 from hw.link.uart import divisor
+from hw.variants import accelerator
 
 DEFAULT_INBOX = 2048
 
@@ -87,14 +87,14 @@ class BoardTop(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.link = link = self._link
-        ram, accelerator = self._ram, Accelerator(self._config)
+        ram, device = self._ram, accelerator(self._config)
         # A reset of the accelerator takes back what it has asked of the memory, too.
         reset = ResetInserter(link.reset_accelerator)
         m.submodules.ram = reset(ram)
-        m.submodules.accelerator = reset(accelerator)
-        connect(m, link.control, accelerator.control)
+        m.submodules.accelerator = reset(device)
+        connect(m, link.control, device.control)
         for name in ("ar", "r", "aw", "w"):
-            connect(m, getattr(accelerator, name), getattr(ram, name))
+            connect(m, getattr(device, name), getattr(ram, name))
         for name in ("poke", "peek"):
             connect(m, getattr(link, name), getattr(ram, name))
 
@@ -105,7 +105,7 @@ class BoardTop(wiring.Component):
             link.peeked.eq(ram.peeked),
             link.beyond.eq(ram.beyond),
             link.outside.eq(outside),
-            accelerator.b.eq(ram.b),
+            device.b.eq(ram.b),
             self.led_open.eq(link.opened),
             self.led_busy.eq(busy),
             self.led_error.eq(error),
@@ -115,7 +115,7 @@ class BoardTop(wiring.Component):
         with m.If(link.damaged | outside):
             m.d.sync += error.eq(1)
         # The end of a launch is its interrupt, which the host enables.
-        with m.If(accelerator.interrupt):
+        with m.If(device.interrupt):
             m.d.sync += busy.eq(0)
         with m.If(link.started):
             m.d.sync += busy.eq(1)
