@@ -23,7 +23,7 @@ from host.verification.divergence import Divergence, in_trace
 from host.verification.expect import Expected, expected_job, extents
 from host.verification.overclocked import OVERCLOCKED, overclocked_case
 from hw import layout, params
-from hw.config import Config
+from hw.config import Config, ConfigError
 from hw.delays import Table
 from hw.descriptor import Flag
 
@@ -341,7 +341,7 @@ def _diagnose(case: Case, name: str, first: Divergence, oracle: Device, device: 
     try:
         with make(name, replace(small.program.config, probe=True), 1) as probed:
             traced = _traced(small, name, again, oracle, probed)
-    except DeviceError as error:
+    except (DeviceError, ConfigError) as error:
         return replace(again, note=f"{again.note} no probe trace: {error}".strip())
     return traced
 
