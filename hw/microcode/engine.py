@@ -139,7 +139,10 @@ class Engine(wiring.Component):
         result = Signal(bits)
         m.d.comb += result.eq(total)
         calculates, keeps = Signal(), Signal()
-        m.d.comb += [calculates.eq(now.op < Op.JUMP), keeps.eq(calculates & (now.op >= Op.STORE))]
+        m.d.comb += [
+            keeps.eq((now.op >= Op.STORE) & (now.op < Op.JUMP)),
+            calculates.eq((now.op < Op.JUMP) | (now.op == Op.MIN)),
+        ]
         with m.Switch(now.op):
             with m.Case(Op.LOAD):
                 m.d.comb += left.eq(0)
@@ -148,8 +151,8 @@ class Engine(wiring.Component):
                 m.d.comb += [right.eq(~value), one.eq(1)]
             with m.Case(Op.AND):
                 m.d.comb += result.eq(acc & value)
-            with m.Case(Op.MAX):
-                m.d.comb += result.eq(_larger(acc, value, lanes))
+            with m.Case(Op.MAX, Op.MIN):
+                m.d.comb += result.eq(_chosen(acc, value, lanes, now.op == Op.MIN))
             with m.Case(Op.STORE):
                 m.d.comb += right.eq(0)
             with m.Case(Op.UP):
@@ -183,7 +186,7 @@ class Engine(wiring.Component):
             (Target.STRIDE, [stride.eq(acc)]),
             (Target.WEIGHT, [weight.eq(acc[exact_log2(WORD_BYTES) :])]),
             (Target.SKIP, [weight.eq(skipped)]),
-            (Target.PUSH, [output.eq(Cat(output[8:], acc[:8]))]),
+            (Target.PUSH, [output.eq(Cat(output[8:], _saturated(acc)))]),
             (Target.OUTPUT, [output.eq(acc)]),
             (Target.BUFFERS, [from_b.eq(acc[0]), to_b.eq(acc[1])]),
         ):
@@ -285,10 +288,16 @@ class Engine(wiring.Component):
         return m
 
 
-def _larger(one: Value, other: Value, lanes: int) -> Value:
-    """The larger of each of `lanes` signed bytes."""
+def _chosen(one: Value, other: Value, lanes: int, smaller: Value) -> Value:
+    """The larger of each of `lanes` signed bytes, or the smaller."""
     pairs = [(one.word_select(lane, 8).as_signed(), other.word_select(lane, 8).as_signed()) for lane in range(lanes)]
-    return Cat(Mux(first > second, first, second)[:8] for first, second in pairs)
+    return Cat(Mux((first > second) ^ smaller, first, second)[:8] for first, second in pairs)
+
+
+def _saturated(value: Value) -> Value:
+    """The int8 nearest to a signed value."""
+    sign, beyond = value[-1], value[7:]
+    return Mux(beyond.any() & ~beyond.all(), Cat((~sign).replicate(7), sign), value[:8])
 
 
 def _part(address: Value, lanes: int) -> Value:

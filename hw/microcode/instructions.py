@@ -42,9 +42,11 @@ class Op(IntEnum):
     JUMP_IF = 10
     """Go on at the operand if the mode's condition holds."""
     RETURN = 11
-    """Go on at the address in the register."""
+    """Go on at the place that the register holds."""
     SET = 12
     """Give acc to what the operand's bits name (`Target`)."""
+    MIN = 14
+    """acc = the smaller of each of its signed bytes and the value's"""
     GO = 13
     """Do what the operand's bit names (`Action`), and wait for it."""
 
@@ -79,7 +81,7 @@ class Source(IntEnum):
     OUTPUT = 12
     """The LANES bytes of the output."""
     SUM = 13
-    """The first lane's accumulator, rounded after its shift; only so far as that it is known to be beyond 8 bits."""
+    """The first lane's accumulator, rounded after its shift; beyond an int8 it need not be exact."""
     DESCRIPTORS = 14
     JOBS = 15
     """The launch's arguments."""
@@ -98,7 +100,7 @@ class Target(IntFlag):
     SKIP = 16
     """So many steps' weights are passed over."""
     PUSH = 32
-    """The output's last byte; the others move up, the first one leaves."""
+    """The output's last byte, saturated; the others move up, the first one leaves."""
     OUTPUT = 64
     """All of the output."""
     BUFFERS = 128
@@ -193,6 +195,9 @@ class Assembler:
     def max(self, value: str) -> None:
         self._on(Op.MAX, value)
 
+    def min(self, value: str) -> None:
+        self._on(Op.MIN, value)
+
     def store(self, name: str) -> None:
         self._on(Op.STORE, name)
 
@@ -209,9 +214,12 @@ class Assembler:
         """An instruction on the register at `name` plus the index."""
         self._on(op, name, indexed=True)
 
-    def move(self, value: str | int | Source, name: str) -> None:
-        """register = value, by way of the accumulator"""
-        self.load(value)
+    def move(self, value: str | int | Source, name: str, *, label: bool = False) -> None:
+        """register = value, by way of the accumulator; or the place of a label"""
+        if label:
+            self._emit(Op.LOAD, Mode.CONSTANT, str(value))
+        else:
+            self.load(value)
         self.store(name)
 
     def jump(self, label: str) -> None:
@@ -227,6 +235,10 @@ class Assembler:
         self.store(f"{label}: return")
         self.jump(label)
         self.label(back)
+
+    def go_on_at(self, name: str) -> None:
+        """Go on at the place that a register holds."""
+        self._on(Op.RETURN, name)
 
     def ret(self, label: str) -> None:
         """Go back to after the `call` of a label."""
