@@ -15,9 +15,8 @@ from hw.microcode.mac import TurnMac
 from hw.microcode.program import WORD_BYTES, assemble
 
 
-def register_bits(config: Config) -> int:
-    """Width of the engine's registers: addresses, counts, outputs, and coordinates with padding around them."""
-    return max(config.address_bits, config.count_bits, config.extent_bits + 2, 8 * config.lanes)
+REGISTER_BITS = 32
+"""Addresses, counts, biases, outputs of up to four lanes, and coordinates with the padding around them."""
 
 
 class Engine(wiring.Component):
@@ -32,7 +31,7 @@ class Engine(wiring.Component):
     done : Out(1)
         One cycle: every job is through, and every write is acknowledged.
     ar, r, aw, w, b
-        The memory port. Bursts are of one beat.
+        The memory port. A step's weights are a burst; all else is words.
     step : Out(1)
         The array executes a step's last products in this cycle.
     waiting : Out(1)
@@ -60,7 +59,7 @@ class Engine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        bits, lanes, vec = register_bits(config), config.lanes, config.vec
+        bits, lanes, vec = REGISTER_BITS, config.lanes, config.vec
         assembler = assemble(config)
         words = assembler.words()
 
@@ -172,19 +171,20 @@ class Engine(wiring.Component):
         # What else there is to set.
         word_bits = exact_log2(config.feature_words)
         feature, stride = Signal(word_bits, reset_less=True), Signal(word_bits, reset_less=True)
-        weight = Signal(config.address_bits - exact_log2(WORD_BYTES), reset_less=True)  # words of memory
+        step_bytes = lanes * WORD_BYTES
+        weight = Signal(config.address_bits - exact_log2(step_bytes), reset_less=True)  # the next step's
         from_b, to_b = Signal(), Signal()
         setting = Signal(Target)
         with m.If(running & execute & (now.op == Op.SET)):
             m.d.comb += setting.eq(now.operand)
         targets = {target: setting[exact_log2(int(target))] for target in Target}
         skipped = Signal.like(weight)
-        m.d.comb += skipped.eq(weight + Mux(targets[Target.SKIP], acc << exact_log2(lanes), 1))
+        m.d.comb += skipped.eq(weight + Mux(targets[Target.SKIP], acc, 1))
         for target, assignments in (
             (Target.INDEX, [index.eq(acc)]),
             (Target.FEATURE, [feature.eq(acc)]),
             (Target.STRIDE, [stride.eq(acc)]),
-            (Target.WEIGHT, [weight.eq(acc[exact_log2(WORD_BYTES) :])]),
+            (Target.WEIGHT, [weight.eq(acc[exact_log2(step_bytes) :])]),
             (Target.SKIP, [weight.eq(skipped)]),
             (Target.PUSH, [output.eq(Cat(output[8:], _saturated(acc)))]),
             (Target.OUTPUT, [output.eq(acc)]),
@@ -206,15 +206,16 @@ class Engine(wiring.Component):
             m.d.sync += [asked.eq(0), sent.eq(0)]
 
         # Memory. A word that was read stays where it is until the next one is wanted, or the launch ends.
-        requests = Signal(config.extent_bits + exact_log2(lanes), reset_less=True)
-        answers = Signal.like(requests, reset_less=True)
+        requests = Signal(config.extent_bits, reset_less=True)  # steps whose weights are to be asked for
+        answers = Signal(config.extent_bits + exact_log2(lanes), reset_less=True)  # words to come
         stepping = Signal()
         m.d.comb += [
             stepping.eq(acts[Action.STEPS] & begun),
-            self.ar.payload.addr.eq(Cat(C(0, exact_log2(WORD_BYTES)), Mux(stepping, weight, acc[2:]))),
+            self.ar.payload.addr.eq(Mux(stepping, weight << exact_log2(step_bytes), acc & ~(WORD_BYTES - 1))),
+            self.ar.payload.len.eq(Mux(stepping, lanes - 1, 0)),
             self.ar.valid.eq(begun & Mux(acts[Action.STEPS], requests != 0, acts[Action.READ] & ~asked)),
             self.r.ready.eq(stepping | ((acts[Action.READ] | acts[Action.STEPS]) & ~begun) | acts[Action.FINISH]),
-            self.aw.payload.addr.eq(Cat(C(0, exact_log2(WORD_BYTES)), acc[2:])),
+            self.aw.payload.addr.eq(acc & ~(WORD_BYTES - 1)),
             self.aw.valid.eq(acts[Action.WRITE] & ~asked),
             self.w.payload.data.eq(output.replicate(vec // lanes)),
             self.w.payload.strb.eq(_part(acc, lanes)),
@@ -256,7 +257,7 @@ class Engine(wiring.Component):
             mac.weights.eq(word),
         ]
         with m.If(acts[Action.STEPS] & ~begun):
-            m.d.sync += Cat(requests, answers).eq((acc << exact_log2(lanes))[: len(requests)].replicate(2))
+            m.d.sync += [requests.eq(acc), answers.eq(acc << exact_log2(lanes))]
         with m.If(stepping & self.ar.valid & self.ar.ready):
             m.d.sync += [requests.eq(requests - 1), weight.eq(skipped)]
         with m.If(fed):
@@ -271,7 +272,7 @@ class Engine(wiring.Component):
         with m.Else():
             m.d.sync += shifts.eq(shifts - 1)
         m.d.comb += [
-            mac.word.eq(word),
+            mac.word.eq(acc),
             mac.clear.eq(acts[Action.CLEAR]),
             mac.bias.eq(acts[Action.BIAS]),
             mac.turn.eq(acts[Action.NEXT]),

@@ -75,7 +75,7 @@ class Source(IntEnum):
     """Values from outside the registers."""
 
     MEMORY = 0
-    """The word read last; as many bits as a register has."""
+    """The word read last."""
     BYTE_0, BYTE_1, BYTE_2, BYTE_3 = 4, 5, 6, 7
     HALF_0, HALF_1 = 8, 10
     OUTPUT = 12
@@ -125,7 +125,7 @@ class Action(IntFlag):
     CLEAR = 64
     """Clear the accumulators."""
     BIAS = 128
-    """Add the word read last to the first lane's accumulator, and go to the next lane."""
+    """Add acc to the first lane's accumulator, and go to the next lane."""
     NEXT = 256
     """Go to the next lane."""
     FINISH = 512
