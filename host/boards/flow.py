@@ -14,7 +14,6 @@ from typing import Any
 from host.boards import readme
 from host.boards.family import FAMILIES, REPORT, RESOURCES, SOURCE, SYNTHESISED, Family
 from hw.boards.board import SUFFIX, Board, BoardError
-from hw.boards.catalogue import LEAST
 from hw.boards.chip import TOP, Chip
 from hw.boards.pll import Setting
 from hw.config import Config
@@ -160,12 +159,9 @@ def build(wanted: Design, out: Path, progress: Progress | None = None) -> dict[s
         over = ", ".join(
             f"{needs[name]} {name} of {board.has[name]}" for name in RESOURCES if needs[name] > board.has[name]
         )
-        least = (wanted.config.lanes, wanted.config.vec) == (LEAST.lanes, LEAST.vec)
-        remedy = (
-            "no array is smaller: take a larger board" if least else "take fewer (--lanes, --vec), or a larger board"
-        )
         raise FitError(
-            f"{board.name}: {wanted.config.lanes} lanes of {wanted.config.vec} products do not fit: {over}; {remedy}",
+            f"{board.name}: {wanted.config.lanes} lanes of {wanted.config.vec} products do not fit: {over}; "
+            "take fewer (--lanes, --vec), or a larger board",
             report,
         )
     options = ["--json", SYNTHESISED, "--seed", str(wanted.seed), "--timing-allow-fail", "--report", REPORT]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from host.devices import extents
 from host.devices.checks import check_faults, check_launch, check_range
 from host.devices.device import Bytes, Device, DeviceError, LaunchReport
 from hw.config import Config
@@ -165,6 +166,9 @@ class SimulationDevice(Device):
         check_launch(self, launch)
         check_faults(self, launch)
         for unit in launch.units:
+            if self.config.address_bits < Config.address_bits:
+                # An address beyond would wrap, and name other memory instead of none.
+                extents.check(unit.descriptors, self.config, self.memory_bytes)
             self.write(unit.descriptors_address, unit.descriptors)
             self.write(unit.mac_events_address, unit.mac_events)
             self.write(unit.feature_events_address, unit.feature_events)

@@ -26,6 +26,16 @@ def _few_bits(config: Config) -> Config:
     return replace(config, address_bits=22, count_bits=16, extent_bits=8)
 
 
+MICROCODE = Config(
+    lanes=2,
+    vec=4,
+    feature_bytes=256,
+    weight_bytes=256,
+    port_bits=32,
+    pool_columns=4,
+    address_bits=32,
+    control="microcode",
+)
 CONFIGS = (
     _few_bits(Config(lanes=2, vec=4, feature_bytes=256, weight_bytes=256, port_bits=32, pool_columns=4, saboteur=True)),
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, port_bits=128, pool_columns=32, saboteur=True),
@@ -35,10 +45,13 @@ CONFIGS = (
     Config(lanes=4, vec=4, feature_bytes=512, weight_bytes=1024, port_bits=64, pool_columns=32, saboteur=True),
     _few_bits(Config(lanes=4, vec=8, feature_bytes=4096, weight_bytes=2048, port_bits=64, pool_columns=32)),
     Config(lanes=4, vec=4, feature_bytes=4096, weight_bytes=1024, saboteur=True, arithmetic="pipecnn"),
+    replace(MICROCODE, lanes=4, feature_bytes=4096, weight_bytes=1024, pool_columns=32),
+    _few_bits(MICROCODE),
 )
 """Few, since each costs a build of the simulator; small buffers, so that chunks and tensors that go through memory are
 common, and with 512 bytes tiled layers too; in 256 bytes many layers' windows do not fit. One is without fault
-instrumentation, one in PipeCNN's arithmetic, two keep few bits of a descriptor, like the smallest boards'."""
+instrumentation, one in PipeCNN's arithmetic; two do what a microprogram says, like the smallest boards', and have no
+fault instrumentation either. Three keep few bits of a descriptor."""
 
 MOST_STEPS = 60_000
 """Array steps of one case: keeps a case on the RTL near a tenth of a second."""

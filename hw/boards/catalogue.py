@@ -8,19 +8,19 @@ from hw.boards.board import Board, BoardError, Pad
 from hw.boards.pll import Ehxplll, Rpll, SbPll40
 from hw.config import Config
 
-LEAST = Config(
-    lanes=2,
+SMALL = Config(
+    lanes=4,
     vec=4,
-    feature_bytes=1024,
-    weight_bytes=512,
+    feature_bytes=4096,
+    weight_bytes=65536,
     port_bits=32,
-    pool_columns=8,
+    pool_columns=32,
     address_bits=17,
-    count_bits=14,
-    extent_bits=8,
+    count_bits=17,
+    extent_bits=10,
     control="microcode",
 )
-"""The least array, with buffers for little more than a test."""
+"""For chips of a few thousand tables."""
 
 _LVCMOS = (("IO_TYPE", "LVCMOS33"),)
 
@@ -125,9 +125,9 @@ TANG_NANO_9K = Board(
         ),
     ),
     led_on=0,
-    config=LEAST,
-    memory_bytes=16 << 10,
-    mhz=27,
+    config=SMALL,
+    memory_bytes=36 << 10,
+    mhz=43,
     baud=1_000_000,
     program=("openFPGALoader -b tangnano9k {file}", "openFPGALoader -b tangnano9k -f {file}"),
     serial="the USB port, a BL702: the second of its two serial ports",
@@ -152,9 +152,9 @@ ICEBREAKER = Board(
         Pad("led_error", "11"),
     ),
     led_on=0,
-    config=LEAST,
-    memory_bytes=64 << 10,
-    mhz=18,
+    config=SMALL,
+    memory_bytes=128 << 10,
+    mhz=20,
     baud=1_000_000,
     program=("iceprog -S {file}", "iceprog {file}"),
     serial="the USB port, an FT2232H: the second of its two serial ports",

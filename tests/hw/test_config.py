@@ -16,6 +16,8 @@ from hw.config import INTERFACE_VERSION, Config, ConfigError
 from hw.registers import REGISTERS
 from hw.verilog import generate
 
+MICROCODE = {"lanes": 4, "vec": 4, "port_bits": 32, "address_bits": 24, "control": "microcode"}
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -36,6 +38,16 @@ from hw.verilog import generate
         ({"count_bits": 9}, "count_bits must be from 10 to 32, not 9"),
         ({"extent_bits": 17}, "extent_bits must be from 6 to 16, not 17"),
         ({"count_bits": 13}, "count_bits must be at least 16, to count the 8192 words"),
+        ({"control": "fsm"}, "control must be one of pipeline, microcode, not 'fsm'"),
+        ({"control": "microcode"}, 'with control="microcode", lanes must be 2 or 4, not 16'),
+        (MICROCODE | {"vec": 8, "port_bits": 64}, 'with control="microcode", vec must be 4, not 8'),
+        (MICROCODE | {"port_bits": 64}, "port_bits must be 32, not 64"),
+        (MICROCODE | {"arithmetic": "pipecnn"}, "arithmetic must be redline, not 'pipecnn'"),
+        (MICROCODE | {"saboteur": True}, "saboteur must be False, not True"),
+        (MICROCODE | {"overclock": 8}, "overclock must be 0, not 8"),
+        (MICROCODE | {"probe": True}, "probe must be False, not True"),
+        (MICROCODE | {"address_bits": 33}, "address_bits must be at most 32, not 33"),
+        (MICROCODE | {"pool_columns": 257}, "pool_columns must be at most 256, not 257"),
         ({"pool_columns": 0}, "pool_columns must be from 1 to 4096, not 0"),
     ],
 )
@@ -50,11 +62,13 @@ def test_the_hash_tells_builds_apart_but_not_probes() -> None:
     assert Config().hash != Config(arithmetic="pipecnn").hash
     assert Config().hash == Config(probe=True).hash
     assert Config().hash != Config(overclock=8).hash != Config(overclock=32).hash
+    pipeline = {**MICROCODE, "control": "pipeline"}
+    assert Config(**MICROCODE).hash != Config(**pipeline).hash  # type: ignore[arg-type]
     assert len({Config().hash, *(Config(**{f"{name}_bits": 16}).hash for name in ("address", "count"))}) == 3
 
 
 def test_a_plain_builds_identity_is_that_of_a_release_without_later_parameters() -> None:
-    later = ("probe", "overclock", "address_bits", "count_bits", "extent_bits")
+    later = ("probe", "overclock", "address_bits", "count_bits", "extent_bits", "control")
     functional = {name: value for name, value in asdict(Config()).items() if name not in later}
     text = json.dumps({"interface": INTERFACE_VERSION, **functional}, sort_keys=True)
     assert Config().hash == int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
