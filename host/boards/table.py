@@ -92,10 +92,11 @@ def markdown(entries: Mapping[str, Mapping[str, Any]]) -> str:
     for name, entry in entries.items():
         config = entry["config"]
         kib = [f"{number / 1024:g}" for number in (config["feature_bytes"], config["weight_bytes"])]
+        microcode = config.get("control") == "microcode"
         cells = [
             f"`{name}` ({entry['part'].split()[0]})",
-            f"{config['lanes']} x {config['vec']}",
-            f"2 x {kib[0]} + {kib[1]}, {entry['memory_bytes'] // 1024} KiB",
+            f"{config['lanes']} x {config['vec']}{' by microcode' if microcode else ''}",
+            f"2 x {kib[0]}{'' if microcode else f' + {kib[1]}'}, {entry['memory_bytes'] // 1024} KiB",
         ]
         if entry["fits"]:
             used = entry["utilisation"]
