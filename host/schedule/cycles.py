@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from host.schedule.channels import Memory
+from host.schedule.interpreter import Interpreter
 from host.schedule.launch import Launch
 from host.schedule.pipeline import Pipeline
 from hw.descriptor import Flag
@@ -57,6 +58,8 @@ def estimate(launch: Launch, memory: Memory = DEFAULT_MEMORY, unit: int = 0) -> 
     unit : int
         Position in `launch.units`.
     """
+    if launch.program.config.control == "microcode":
+        return _microcode(launch, memory, unit)
     work = launch.units[unit]
     pipeline = Pipeline(launch.program.config, memory, work)
     pipeline.run()
@@ -69,3 +72,14 @@ def estimate(launch: Launch, memory: Memory = DEFAULT_MEMORY, unit: int = 0) -> 
             bound = "memory" if span.waited > 0.1 * (span.end - span.start) else "compute"
             jobs.append(JobCycles(job.layer, span.start, span.end, ideal, bound))
     return Estimate(pipeline.end, tuple(jobs))
+
+
+def _microcode(launch: Launch, memory: Memory, unit: int) -> Estimate:
+    interpreter = Interpreter(launch, memory, unit)
+    interpreter.run()
+    jobs = [
+        JobCycles(job.layer, span.start, span.end, span.steps, "compute")
+        for job, span in zip(launch.units[unit].jobs, interpreter.spans, strict=True)
+        if span.steps
+    ]
+    return Estimate(interpreter.end, tuple(jobs))

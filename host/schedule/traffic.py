@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from host.schedule.channels import Memory
+from host.schedule.interpreter import Interpreter
 from host.schedule.launch import Launch
 from hw import descriptor, params
 from hw.config import Config
@@ -24,7 +26,7 @@ class Traffic(NamedTuple):
 
 
 def job_traffic(config: Config, record: np.void) -> Traffic:
-    """What one descriptor (a record of `hw.descriptor.DTYPE`) asks for, its own bytes included."""
+    """What one descriptor (a record of `hw.descriptor.DTYPE`) asks of the pipeline, its own bytes included."""
     job = {name: int(record[name]) for name in descriptor.DTYPE.names or ()}
     flags = job["flags"]
     read = ceil_div(descriptor.USED_BYTES, config.port_bytes) * config.port_bytes
@@ -53,12 +55,21 @@ def job_traffic(config: Config, record: np.void) -> Traffic:
 def layer_traffic(launch: Launch) -> dict[int, Traffic]:
     """By position in the Program, over all compute units: what a layer's jobs ask for."""
     moved = dict.fromkeys(launch.positions, Traffic(0, 0))
-    for unit in launch.units:
-        for record, job in zip(unit.descriptors, unit.jobs, strict=True):
-            read, written = job_traffic(launch.program.config, record)
+    for number, unit in enumerate(launch.units):
+        for job, (read, written) in zip(unit.jobs, _by_job(launch, number), strict=True):
             before = moved[job.layer]
             moved[job.layer] = Traffic(before.read + read, before.written + written)
     return moved
+
+
+def _by_job(launch: Launch, unit: int) -> list[Traffic]:
+    config = launch.program.config
+    if config.control == "pipeline":
+        return [job_traffic(config, record) for record in launch.units[unit].descriptors]
+    # A microprogram fetches weights for every output: as many as its way through the job needs.
+    interpreter = Interpreter(launch, Memory(), unit)
+    interpreter.run()
+    return [Traffic(span.read, span.written) for span in interpreter.spans]
 
 
 def moved_bytes(launch: Launch) -> Traffic:

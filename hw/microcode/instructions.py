@@ -161,6 +161,10 @@ class Assembler:
             raise ValueError(f"label {name!r} is there already")
         self._labels[name] = len(self._code)
 
+    def place(self, label: str) -> int:
+        """Number of the instruction at a label. Raises KeyError if there is none."""
+        return self._labels[label]
+
     def block(self, name: str, count: int) -> int:
         """Number of the first of `count` registers in a row; a name stands for the same ones ever after."""
         if name not in self.registers:

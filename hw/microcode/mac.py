@@ -13,6 +13,11 @@ SUM_BITS = 9
 """Of the shifted accumulator as it is read: one more than an output has, to tell what is beyond."""
 
 
+def steps_under_way(config: Config) -> int:
+    """Cycles from a step's last products at the ports to the sum in its accumulator."""
+    return 2 + (config.vec - 1).bit_length()
+
+
 class TurnMac(wiring.Component):
     """VEC multipliers, a registered tree, and LANES accumulators in a ring: the first is used, then is the last.
 
@@ -71,7 +76,7 @@ class TurnMac(wiring.Component):
                 following.append(total)
             level = following
         (total,) = level
-        stages = 1 + (config.vec - 1).bit_length()
+        stages = steps_under_way(config) - 1
         under_way = Signal(stages)
         m.d.sync += under_way.eq(Cat(self.valid, under_way))
         arrived = under_way[-1]
