@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from host.program.program import Program
     from host.schedule.cycles import Memory
     from host.schedule.performance import Performance
+    from hw.config import Config
 
 
 @app.command()
@@ -26,7 +27,10 @@ def estimate(
     net: Annotated[
         str, typer.Argument(help="Network of redline.models, or a file that 'redline compile --out' saved.")
     ] = "lenet5",
-    mhz: Annotated[float, typer.Option(help="Clock.")] = 200.0,
+    mhz: Annotated[float | None, typer.Option(help="Clock. [default: 200, or the board's]")] = None,
+    board: Annotated[
+        str | None, typer.Option(help="A board's accelerator, memory and clock, instead of the options for these.")
+    ] = None,
     batch: networks.Batch = 16,
     writeback: networks.WriteBack = False,
     lanes: networks.Lanes = 16,
@@ -50,11 +54,16 @@ def estimate(
     from host import performance_report
     from host.schedule.performance import predict
 
-    if not mhz > 0:
+    if mhz is not None and not mhz > 0:
         raise typer.Exit(fail(f"--mhz must be positive, not {mhz:g}"))
-    config, memory = networks.configuration(
-        lanes, vec, feature_bytes, weight_bytes, pool_columns, port_bits, bytes_per_cycle, latency
-    )
+    if board is None:
+        config, memory = networks.configuration(
+            lanes, vec, feature_bytes, weight_bytes, pool_columns, port_bits, bytes_per_cycle, latency
+        )
+        mhz = mhz or 200.0
+    else:
+        config, memory, usual = _board(board)
+        mhz = mhz or usual
     if Path(net).is_file():
         program, memory = _saved(Path(net), latency, bytes_per_cycle)
         name = Path(net).stem
@@ -77,6 +86,18 @@ def estimate(
     console.print(_modes(found))
     if out is not None:
         console.print(f"wrote {', '.join(str(out / file) for file in performance_report.FILES)}", highlight=False)
+
+
+def _board(name: str) -> tuple[Config, Memory, float]:
+    from host.boards.memory import on_chip
+    from hw.boards.board import BoardError
+    from hw.boards.catalogue import find
+
+    try:
+        board = find(name)
+    except BoardError as error:
+        raise typer.Exit(fail(str(error))) from error
+    return board.config, on_chip(board.config), board.mhz
 
 
 def _saved(path: Path, latency: int, bytes_per_cycle: float | None) -> tuple[Program, Memory]:

@@ -86,14 +86,12 @@ class Interpreter:
     def _known_words(launch: Launch, address: int, descriptors: np.ndarray) -> dict[int, int]:
         """Memory, as far as control depends on it: descriptors and shifts."""
         words = dict(enumerate(np.frombuffer(descriptors.tobytes(), "<u4").tolist(), address // WORD_BYTES))
-        config = launch.program.config
         for name in launch.layers:
             layer, first = launch.program.layer(name), launch.memory[params_name(name)].address
             records = np.zeros(len(layer.shifts), params.DTYPE)
             records["shift"] = layer.shifts
             found = np.frombuffer(records.tobytes(), "<u4").tolist()
             words.update(enumerate(found, first // WORD_BYTES))
-        assert params.PARAM_BYTES % WORD_BYTES == 0 and config.port_bytes == WORD_BYTES
         return words
 
     def run(self) -> None:

@@ -14,7 +14,6 @@ from hw.microcode.instructions import LAYOUT, OPERAND_BITS, Action, Condition, M
 from hw.microcode.mac import TurnMac
 from hw.microcode.program import WORD_BYTES, assemble
 
-
 REGISTER_BITS = 32
 """Addresses, counts, biases, outputs of up to four lanes, and coordinates with the padding around them."""
 

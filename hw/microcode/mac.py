@@ -69,9 +69,7 @@ class TurnMac(wiring.Component):
         while len(level) > 1:
             following = []
             for index in range(0, len(level), 2):
-                total = Signal(
-                    signed(len(level[0]) + 1), reset_less=True, name=f"tree_{len(level[0])}_{index // 2}"
-                )
+                total = Signal(signed(len(level[0]) + 1), reset_less=True, name=f"tree_{len(level[0])}_{index // 2}")
                 m.d.sync += total.eq(level[index] + level[index + 1])
                 following.append(total)
             level = following

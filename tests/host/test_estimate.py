@@ -18,6 +18,7 @@ from host.compiler.compile import compile as compile_network
 from host.schedule.cycles import Memory, estimate
 from host.schedule.launch import schedule
 from host.schedule.performance import predict
+from hw.boards.catalogue import BOARDS
 from hw.config import Config
 
 RUN = CliRunner()
@@ -47,6 +48,19 @@ def test_chained_and_write_back_stand_side_by_side() -> None:
     assert plain["modes"]["chained"]["bytes_written"] == plain["bytes_written"] == 16
     assert plain["modes"]["writeback"]["bytes_written"] == back["bytes_written"] > 5000
     assert plain["cycles_per_image"] <= back["cycles_per_image"]
+
+
+def test_a_board_brings_its_accelerator_memory_and_clock() -> None:
+    result = found("lenet5", "--board", "icebreaker", "--batch", "1")
+    board = BOARDS["icebreaker"]
+    assert (result["config"]["control"], result["config"]["lanes"]) == ("microcode", board.config.lanes)
+    assert result["images_per_second"] == pytest.approx(board.mhz * 1e6 / result["cycles_per_image"], rel=1e-4)
+    slower = found("lenet5", "--board", "icebreaker", "--batch", "1", "--mhz", "10")
+    assert slower["images_per_second"] == pytest.approx(result["images_per_second"] * 10 / board.mhz, rel=1e-3)
+    assert result["modes"]["chained"]["bytes_read"] == slower["bytes_read"]
+    refused = RUN.invoke(cli.app, ["estimate", "--board", "ulx4s"])
+    assert refused.exit_code == 1
+    assert "no board is called 'ulx4s'" in refused.output
 
 
 def test_a_saved_program_brings_its_accelerator(tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ def test_the_tools_are_told_part_seed_and_constraints(tools: Tools, tmp_path: Pa
 
 def test_what_does_not_fit_is_refused_before_place_and_route_with_what_it_needs(tools: Tools, tmp_path: Path) -> None:
     tools.lut = 30000
-    with pytest.raises(flow.FitError, match=r"do not fit: 30008 lut of 24288; take fewer \(--lanes, --vec\), or a larger board") as failed:
+    wanted = r"do not fit: 30008 lut of 24288; take fewer \(--lanes, --vec\), or a larger board"
+    with pytest.raises(flow.FitError, match=wanted) as failed:
         flow.build(pretended(), tmp_path)
     assert [name for name, _ in tools.asked] == ["yosys"]
     assert failed.value.report["fits"] is False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,10 @@ from host.devices.simulation import SimulationDevice
 from host.models import lenet5
 from host.schedule.cycles import Memory, estimate
 from host.schedule.launch import schedule
-from host.verification.cases import CONFIGS
+from host.schedule.traffic import moved_bytes
+from host.verification.cases import CONFIGS, random_case
 from host.verification.overclocked import OVERCLOCKED
+from host.verification.verify import run_case
 from hw.config import Config
 
 
@@ -47,6 +51,24 @@ def test_lenets_cycles_are_predicted_within_two_percent(config: Config, memory: 
 def test_random_launches_cycles_are_predicted_within_two_percent(config: Config, memory: Memory) -> None:
     for predicted, counted in errors(config, memory, 9, range(6)):
         assert predicted == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("memory", [MEMORIES[number] for number in (0, 4, 5, 9)], ids=str)
+@pytest.mark.parametrize("config", CONFIGS[8:], ids=lambda config: f"{config.lanes}x{config.vec}")
+def test_a_microprograms_cycles_are_predicted_exactly(config: Config, memory: Memory) -> None:
+    assert config.control == "microcode"
+    for predicted, counted in errors(config, memory, 9, range(4)):
+        assert predicted == counted
+
+
+def test_a_microprograms_steps_and_bytes_are_those_that_the_accelerator_counts() -> None:
+    config = CONFIGS[8]
+    case = replace(random_case(3, 5, configs=(config,)), plan=None, units=1)
+    with SimulationDevice(config, processes=1, memory_bytes=1 << 24) as device:
+        for snapshot in run_case(case, device):
+            predicted, moved = estimate(snapshot.launch), moved_bytes(snapshot.launch)
+            assert sum(job.ideal for job in predicted.jobs) == snapshot.report.mac_cycles > 0
+            assert moved == (snapshot.report.bytes_read, snapshot.report.bytes_written)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from host import models
+from host.boards.memory import on_chip
 from host.compiler.compile import compile as compiled
 from host.conformance.launches import compare
 from host.conformance.suite import REDLINE
@@ -20,8 +21,10 @@ from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.devices.serial.device import SerialDevice
 from host.devices.serial.port import LineLost
+from host.schedule.performance import predict
 from host.verification.cases import random_case
 from host.verification.verify import verify
+from hw.boards.catalogue import BOARDS
 from hw.registers import OFFSET
 from sim.board import SimulatedBoard
 from tests.host.devices.serial.cable import Cable
@@ -153,3 +156,19 @@ def test_the_counters_are_the_accelerators_own(board: SimulatedBoard) -> None:
 def test_reference_and_serial_agree_on_random_cases() -> None:
     report = verify(("reference", "serial"), cases=20, seed=20_262, configs=(REDLINE,))
     assert report.ok, str(report)
+
+
+def test_lenet_on_a_board_by_microcode_takes_the_cycles_that_are_estimated() -> None:
+    board = BOARDS["icebreaker"]
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 28, 28)
+    program = compiled(models.lenet5(), board.config, calibrate=images)
+    x = program.quantise_input(images[:1])
+    with (
+        SerialDevice(board.config, simulated=True, memory_bytes=board.memory_bytes) as serial,
+        ReferenceDevice(board.config, memory_bytes=1 << 24) as oracle,
+    ):
+        found = Runtime(program, serial).forward(x, writeback=True)
+        compare(found, Runtime(program, oracle).forward(x, writeback=True), "on the iCEBreaker")
+    predicted = predict(program, on_chip(board.config), writeback=True).cycles
+    assert predicted == pytest.approx(found.report.cycles, rel=0.005)
