@@ -63,7 +63,7 @@ class Config:
     control : str
         "pipeline": stages of hardware, which all work at a time. "microcode": a microprogram that does one thing after
         the other (`hw.microcode`), for chips that are too small for that: the same results from the same descriptors,
-        in some 20 times as many cycles. It has `vec` 4, `port_bits` 32, 2 or 4 `lanes`, at most 32 `address_bits`, the
+        in some 18 times as many cycles. It has `vec` 4, `port_bits` 32, 2 or 4 `lanes`, at most 32 `address_bits`, the
         one arithmetic and no instrumentation; there is no weight ring (`weight_bytes` bounds a group's weights all the
         same, beyond which programs take other ways).
     saboteur : bool
