@@ -16,7 +16,7 @@ from host.schedule.launch import Launch
 from host.schedule.memory import params_name
 from hw import axi, params
 from hw.config import Config
-from hw.microcode.engine import REGISTER_BITS
+from hw.microcode.arithmetic import REGISTER_BITS
 from hw.microcode.instructions import LAYOUT, Action, Condition, Mode, Op, Source, Target
 from hw.microcode.mac import steps_under_way
 from hw.microcode.program import WORD_BYTES, assemble
@@ -111,9 +111,9 @@ class Interpreter:
             op, mode, operand = fields[at]
             at += 1
             now += INSTRUCTION
-            if op < Op.JUMP or op == Op.MIN:
+            if op < Op.JUMP:
                 place = operand + index if mode == Mode.INDEXED else operand
-                if op >= Op.STORE and op != Op.MIN:
+                if op >= Op.STORE:
                     if op == Op.ADD_TO:
                         acc = registers[place] + acc & _ALL
                     elif op == Op.UP:

@@ -10,12 +10,10 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from hw import axi
 from hw.config import Config
+from hw.microcode.arithmetic import REGISTER_BITS, Arithmetic
 from hw.microcode.instructions import LAYOUT, OPERAND_BITS, Action, Condition, Mode, Op, Source, Target
 from hw.microcode.mac import TurnMac
 from hw.microcode.program import WORD_BYTES, assemble
-
-REGISTER_BITS = 32
-"""Addresses, counts, biases, outputs of up to four lanes, and coordinates with the padding around them."""
 
 
 class Engine(wiring.Component):
@@ -131,41 +129,21 @@ class Engine(wiring.Component):
             with m.Case(Mode.OUTSIDE):
                 m.d.comb += value.eq(outside)
 
-        # Arithmetic: one adder for it all.
-        left, right, one, total = Signal(bits), Signal(bits), Signal(), Signal(bits + 1)
-        m.d.comb += [left.eq(acc), right.eq(value), total.eq(left + right + one)]
-        result = Signal(bits)
-        m.d.comb += result.eq(total)
-        calculates, keeps = Signal(), Signal()
+        m.submodules.arithmetic = arithmetic = Arithmetic(lanes)
+        of_sum = (now.mode == Mode.OUTSIDE) & (now.operand[:4] == Source.SUM)
         m.d.comb += [
-            keeps.eq((now.op >= Op.STORE) & (now.op < Op.JUMP)),
-            calculates.eq((now.op < Op.JUMP) | (now.op == Op.MIN)),
-        ]
-        with m.Switch(now.op):
-            with m.Case(Op.LOAD):
-                m.d.comb += left.eq(0)
-                m.d.comb += one.eq((now.mode == Mode.OUTSIDE) & (now.operand[:4] == Source.SUM) & mac.up)
-            with m.Case(Op.SUB):
-                m.d.comb += [right.eq(~value), one.eq(1)]
-            with m.Case(Op.AND):
-                m.d.comb += result.eq(acc & value)
-            with m.Case(Op.MAX, Op.MIN):
-                m.d.comb += result.eq(_chosen(acc, value, lanes, now.op == Op.MIN))
-            with m.Case(Op.STORE):
-                m.d.comb += right.eq(0)
-            with m.Case(Op.UP):
-                m.d.comb += left.eq(1)
-            with m.Case(Op.DOWN):
-                m.d.comb += left.eq(~0)
-        m.d.comb += [
+            arithmetic.op.eq(now.op),
+            arithmetic.acc.eq(acc),
+            arithmetic.value.eq(value),
+            arithmetic.up.eq(of_sum & mac.up),
             write.addr.eq(now.operand + Mux(now.mode == Mode.INDEXED, index, 0)),
-            write.data.eq(result),
-            write.en.eq(running & execute & keeps),
+            write.data.eq(arithmetic.result),
+            write.en.eq(running & execute & (now.op >= Op.STORE) & (now.op < Op.JUMP)),
         ]
-        with m.If(running & execute & calculates):
-            m.d.sync += acc.eq(result)
+        with m.If(running & execute & (now.op < Op.JUMP)):
+            m.d.sync += acc.eq(arithmetic.result)
             with m.If(now.op == Op.SUB):
-                m.d.sync += carry.eq(total[bits])
+                m.d.sync += carry.eq(arithmetic.carry)
 
         # What else there is to set.
         word_bits = exact_log2(config.feature_words)
@@ -286,12 +264,6 @@ class Engine(wiring.Component):
         with m.If(acts[Action.SHIFT]):
             m.d.comb += finished.eq(begun & (shifts == 0))
         return m
-
-
-def _chosen(one: Value, other: Value, lanes: int, smaller: Value) -> Value:
-    """The larger of each of `lanes` signed bytes, or the smaller."""
-    pairs = [(one.word_select(lane, 8).as_signed(), other.word_select(lane, 8).as_signed()) for lane in range(lanes)]
-    return Cat(Mux((first > second) ^ smaller, first, second)[:8] for first, second in pairs)
 
 
 def _saturated(value: Value) -> Value:

@@ -17,7 +17,10 @@ LAYOUT = data.StructLayout({"operand": OPERAND_BITS, "mode": 2, "op": 4})
 
 
 class Op(IntEnum):
-    """What an instruction does. `value` is what the mode makes of the operand; `acc` the accumulator."""
+    """What an instruction does. `value` is what the mode makes of the operand; `acc` the accumulator.
+
+    Those before JUMP calculate; of these, those from STORE on write a register.
+    """
 
     LOAD = 0
     """acc = value"""
@@ -29,25 +32,25 @@ class Op(IntEnum):
     """acc &= value"""
     MAX = 4
     """acc = the larger of each of its signed bytes and the value's"""
-    STORE = 5
-    """register = acc"""
-    ADD_TO = 6
-    """register += acc; acc = register"""
-    UP = 7
-    """register += 1; acc = register"""
-    DOWN = 8
-    """register -= 1; acc = register"""
-    JUMP = 9
-    """Go on at the operand."""
-    JUMP_IF = 10
-    """Go on at the operand if the mode's condition holds."""
-    RETURN = 11
-    """Go on at the place that the register holds."""
-    SET = 12
-    """Give acc to what the operand's bits name (`Target`)."""
-    MIN = 14
+    MIN = 5
     """acc = the smaller of each of its signed bytes and the value's"""
-    GO = 13
+    STORE = 6
+    """register = acc"""
+    ADD_TO = 7
+    """register += acc; acc = register"""
+    UP = 8
+    """register += 1; acc = register"""
+    DOWN = 9
+    """register -= 1; acc = register"""
+    JUMP = 10
+    """Go on at the operand."""
+    JUMP_IF = 11
+    """Go on at the operand if the mode's condition holds."""
+    RETURN = 12
+    """Go on at the place that the register holds."""
+    SET = 13
+    """Give acc to what the operand's bit names (`Target`)."""
+    GO = 14
     """Do what the operand's bit names (`Action`), and wait for it."""
 
 

@@ -16,11 +16,11 @@ LOWEST = 128
 WORD_BYTES = 4
 """Of a memory word, a feature word, and the weights of one lane in a step."""
 
-SHIFT_AT = params.DTYPE.fields["shift"][1] if params.DTYPE.fields else 0
+SHIFT_AT = params.LAYOUT["shift"].offset // 8
 """Byte of a parameter record."""
 
-UNUSED = ("load_chunk", "load_rows", "steps", "weight_passes", descriptor.RESERVED)
-"""Fields that only say when something may be done, or what follows from others."""
+UNUSED = ("load_chunk", "load_rows", "weight_passes", descriptor.RESERVED)
+"""Fields that only say when something may be done."""
 
 CONV, STORE, POOL = "conv", "store", "pool"
 """The places that outputs go to."""
@@ -138,11 +138,9 @@ def _next_job(a: Assembler) -> None:
 
 def _load_features(a: Assembler) -> None:
     """Segments from memory to the source buffer, one behind the other."""
-    low = "flags_low"
     a.move(0, "buffers")
     for flag, bit in ((Flag.SRC_B, 1), (Flag.DST_B, 2)):
-        a.load(low)
-        a.mask(flag)
+        _test(a, flag)
         a.jump_if(Condition.ZERO, f"in A: {bit}")
         a.load(bit)
         a.add_to("buffers")
@@ -186,12 +184,11 @@ def _prepare(a: Assembler, config: Config) -> None:
     a.sub("origin")
     a.store("own_picture")
     # Bytes of a group's weights: every step's.
-    _product(a, "kernel_w", "kernel_h", "taps")
-    _product(a, "groups_in", "taps", "steps")
     _times(a, "steps", exact_log2(config.lanes * WORD_BYTES), "group_weights")
-    # Taps of kernels of 1 x 1 are consecutive steps over channel groups.
-    a.load("taps")
-    a.sub(1)
+    # Kernels of one tap have runs of steps over channel groups, others over their rows.
+    a.load("kernel_w")
+    a.add("kernel_h")
+    a.sub(2)
     a.store("more_taps")
     a.move("src_period", "sharing")
     a.move("groups_out", "group")
