@@ -873,6 +873,6 @@ def _cycle_bound(records: Records, config: Config) -> int:
         features = (loaded + 2 * outputs * ceil_div(config.lanes, config.vec)) * config.vec
         beats = ceil_div(weights, config.port_bytes) + ceil_div(features, config.vec)
         total += 4 * outputs * steps + 64 * beats + 10_000
-        if config.control == "microcode":
+        if config.control == "microcode":  # one thing after the other: every word, every step's weights, every output
             total += 100 * outputs * steps * config.lanes + 5_000 * outputs + 1_000 * loaded
     return total

@@ -36,6 +36,7 @@ NARROW = Config(
 )
 """A word a beat, and less than a parameter record; few bits of everything."""
 CONFIGS = (WIDE, DEEP, NARROW)
+MICROCODE = replace(NARROW, feature_bytes=256, weight_bytes=256, pool_columns=4, address_bits=20, control="microcode")
 PIPECNN = replace(WIDE, arithmetic="pipecnn")
 PAUSES = (0.0, 0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cocotb
@@ -10,14 +11,13 @@ from cocotb.triggers import Timer
 
 from hw.microcode.arithmetic import REGISTER_BITS, Arithmetic
 from hw.microcode.instructions import Op
-from tests.hw.microcode.test_mac import CONFIG, TWO
-from tests.hw.stage import in_bench, run_stage
+from tests.hw.stage import MICROCODE, in_bench, run_stage
 
 ALL = (1 << REGISTER_BITS) - 1
 ENDS = (0, 1, ALL, 1 << (REGISTER_BITS - 1), (1 << (REGISTER_BITS - 1)) - 1, 0x80808080, 0x7F7F7F7F)
 
 
-@pytest.mark.parametrize("config", [CONFIG, TWO], ids=["four lanes", "two lanes"])
+@pytest.mark.parametrize("config", [MICROCODE, replace(MICROCODE, lanes=2)], ids=["four lanes", "two lanes"])
 def test_calculates_as_integers_do(config: Any) -> None:
     run_stage(lambda config: Arithmetic(config.lanes), config, "tests.hw.microcode.test_arithmetic", 0)
 

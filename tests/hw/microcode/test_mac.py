@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cocotb
@@ -11,32 +12,11 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from hw.config import Config
 from hw.microcode.mac import SUM_BITS, TurnMac
 from sim.streams import start
-from tests.hw.stage import PAUSES, in_bench, requantised, run_stage
-
-CONFIG = Config(
-    lanes=4,
-    vec=4,
-    feature_bytes=256,
-    weight_bytes=256,
-    port_bits=32,
-    pool_columns=4,
-    address_bits=20,
-    control="microcode",
-)
-TWO = Config(
-    lanes=2,
-    vec=4,
-    feature_bytes=256,
-    weight_bytes=256,
-    port_bits=32,
-    pool_columns=4,
-    address_bits=20,
-    control="microcode",
-)
+from tests.hw.stage import MICROCODE, PAUSES, in_bench, requantised, run_stage
 
 
 @pytest.mark.parametrize("pause", PAUSES)
-@pytest.mark.parametrize("config", [CONFIG, TWO], ids=["four lanes", "two lanes"])
+@pytest.mark.parametrize("config", [MICROCODE, replace(MICROCODE, lanes=2)], ids=["four lanes", "two lanes"])
 def test_accumulates_and_requantises_every_lane(config: Config, pause: float) -> None:
     run_stage(TurnMac, config, "tests.hw.microcode.test_mac", pause)
 

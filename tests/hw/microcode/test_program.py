@@ -7,32 +7,21 @@ from dataclasses import replace
 import pytest
 
 from hw import descriptor
-from hw.config import Config
 from hw.microcode.instructions import LAYOUT, OPERAND_BITS, Mode, Op
 from hw.microcode.program import PLACE, UNUSED, assemble
-
-CONFIG = Config(
-    lanes=4,
-    vec=4,
-    feature_bytes=256,
-    weight_bytes=256,
-    port_bits=32,
-    pool_columns=4,
-    address_bits=20,
-    control="microcode",
-)
+from tests.hw.stage import MICROCODE
 
 
 @pytest.mark.parametrize("lanes", [2, 4])
 @pytest.mark.parametrize("columns", [1, 256])
 def test_the_largest_and_the_least_fit_their_memories(lanes: int, columns: int) -> None:
-    assembler = assemble(replace(CONFIG, lanes=lanes, pool_columns=columns))
+    assembler = assemble(replace(MICROCODE, lanes=lanes, pool_columns=columns))
     assert len(assembler.words()) <= 1 << OPERAND_BITS
     assert assembler.used <= 1 << OPERAND_BITS
 
 
 def test_every_field_but_the_unused_has_a_register_that_something_reads() -> None:
-    assembler = assemble(CONFIG)
+    assembler = assemble(MICROCODE)
     operand, mode, op = (LAYOUT[name] for name in ("operand", "mode", "op"))
     read = {
         word >> operand.offset & (1 << operand.width) - 1
@@ -49,10 +38,10 @@ def test_every_field_but_the_unused_has_a_register_that_something_reads() -> Non
 
 
 def test_places_do_not_overlap() -> None:
-    registers = assemble(CONFIG).registers
+    registers = assemble(MICROCODE).registers
     numbers = [registers[f"{place}.{name}"] for place in ("conv", "store", "pool") for name in PLACE]
     assert len(set(numbers)) == 3 * len(PLACE)
-    rows = [range(registers[name], registers[name] + CONFIG.pool_columns) for name in ("above", "above2")]
+    rows = [range(registers[name], registers[name] + MICROCODE.pool_columns) for name in ("above", "above2")]
     taken = {*rows[0], *rows[1]}
-    assert len(taken) == 2 * CONFIG.pool_columns
+    assert len(taken) == 2 * MICROCODE.pool_columns
     assert not taken & set(numbers)
