@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -56,11 +56,7 @@ class Accelerator(wiring.Component):
         members = {
             "control": Out(ControlBus(span(opencl))),
             "interrupt": Out(1),
-            "ar": Out(stream.Signature(axi.request(config))),
-            "r": In(stream.Signature(axi.read_beat(config))),
-            "aw": Out(stream.Signature(axi.request(config))),
-            "w": Out(stream.Signature(axi.write_beat(config))),
-            "b": In(1),
+            **axi.master(config),
         }
         if opencl:
             members |= {"r_error": In(1), "b_error": In(1)}

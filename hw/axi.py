@@ -36,6 +36,17 @@ def write_beat(config: Config) -> data.StructLayout:
     return data.StructLayout({"data": config.port_bits, "strb": config.port_bytes, "last": 1})
 
 
+def master(config: Config) -> dict[str, wiring.Member]:
+    """Members of whatever has the memory port: two channels to read, three to write; a write response is a pulse."""
+    return {
+        "ar": Out(stream.Signature(request(config))),
+        "r": In(stream.Signature(read_beat(config))),
+        "aw": Out(stream.Signature(request(config))),
+        "w": Out(stream.Signature(write_beat(config))),
+        "b": In(1),
+    }
+
+
 class ReadPort(wiring.Signature):
     """A reader's side of the memory port.
 

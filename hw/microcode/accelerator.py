@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out, connect, flipped
 
 from hw import axi
 from hw.config import Config
@@ -34,11 +34,7 @@ class MicrocodedAccelerator(wiring.Component):
             {
                 "control": Out(ControlBus()),
                 "interrupt": Out(1),
-                "ar": Out(stream.Signature(axi.request(config))),
-                "r": In(stream.Signature(axi.read_beat(config))),
-                "aw": Out(stream.Signature(axi.request(config))),
-                "w": Out(stream.Signature(axi.write_beat(config))),
-                "b": In(1),
+                **axi.master(config),
             }
         )
 

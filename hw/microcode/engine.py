@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
@@ -43,11 +43,7 @@ class Engine(wiring.Component):
                 "descriptors": In(config.address_bits),
                 "jobs": In(config.count_bits),
                 "done": Out(1),
-                "ar": Out(stream.Signature(axi.request(config))),
-                "r": In(stream.Signature(axi.read_beat(config))),
-                "aw": Out(stream.Signature(axi.request(config))),
-                "w": Out(stream.Signature(axi.write_beat(config))),
-                "b": In(1),
+                **axi.master(config),
                 "step": Out(1),
                 "waiting": Out(1),
             }

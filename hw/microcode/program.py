@@ -53,16 +53,11 @@ def assemble(config: Config) -> Assembler:
     return a
 
 
-def _flag(flag: int) -> tuple[str, int]:
-    """Register and bit of a flag: the descriptor's first two bytes are kept apart."""
-    return ("flags_high", flag >> 8) if flag >> 8 else ("flags_low", flag)
-
-
 def _test(a: Assembler, flags: int) -> None:
-    """Leave zero unless one of the flags (all of one byte) is set."""
-    name, bits = _flag(flags)
-    a.load(name)
-    a.mask(bits)
+    """Leave zero unless one of the flags is set, all of which are of the descriptor's first byte or of its second."""
+    high = flags >> 8
+    a.load("flags_high" if high else "flags_low")
+    a.mask(high or flags)
 
 
 def _times(a: Assembler, value: str, power: int, name: str) -> None:
@@ -129,13 +124,6 @@ def _launch(a: Assembler, config: Config) -> None:
                 a.move(Source((Source.BYTE_0 if field.bits == 8 else Source.HALF_0) + byte), field.name)
 
 
-def _next_job(a: Assembler) -> None:
-    a.load(descriptor.DESCRIPTOR_BYTES)
-    a.add_to("descriptor")
-    a.down("jobs")
-    a.jump("job")
-
-
 def _load_features(a: Assembler) -> None:
     """Segments from memory to the source buffer, one behind the other."""
     a.move(0, "buffers")
@@ -170,7 +158,10 @@ def _load_features(a: Assembler) -> None:
     _test(a, Flag.LOAD_ONLY)
     a.jump_if(Condition.ZERO, "compute")
     a.label("next job")
-    _next_job(a)
+    a.load(descriptor.DESCRIPTOR_BYTES)
+    a.add_to("descriptor")
+    a.down("jobs")
+    a.jump("job")
 
 
 def _prepare(a: Assembler, config: Config) -> None:
