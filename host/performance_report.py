@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from host.schedule import roofline
 from host.schedule.performance import LayerPerformance, Performance
+from host.store.csv_text import csv_text
 from host.store.files import write_atomic, write_json
 
 FILES = ("roofline.png", "roofline.svg", "layers.csv", "estimate.json")
@@ -126,11 +126,7 @@ def _layer(layer: LayerPerformance, mode: Performance) -> dict[str, Any]:
 def layers_csv(mode: Performance) -> str:
     """One layer a line; figures of one image."""
     rows = [_layer(layer, mode) for layer in mode.layers]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def plot(found: Comparison) -> tuple[bytes, bytes]:
@@ -145,6 +141,7 @@ def plot(found: Comparison) -> tuple[bytes, bytes]:
 
     shown = found.shown
     style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "redline"}
+    style["text.parse_math"] = False  # a layer may be called $x$
     with plt.rc_context(style):
         figure, axes = plt.subplots(figsize=(10, 6.4), layout="constrained")
         x = np.array([layer.intensity for layer in shown.layers])

@@ -51,7 +51,7 @@ class Run:
             try:
                 write_json(path, {"parameters": plain, "about": about})
             except OSError as error:
-                raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+                raise RunError(str(error)) from error
 
     def state(self, name: str) -> Path:
         """Where a stage keeps a file of its own."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hw.errors import RedlineError
+from sim.lock import locked
 
 
 class BuildError(RedlineError, RuntimeError):
@@ -48,14 +47,6 @@ def explain(error: OSError, directory: Path) -> BuildError:
     return BuildError(f"the cache folder {directory} cannot be used: {error}; point REDLINE_CACHE elsewhere")
 
 
-@contextmanager
-def _one_builder(directory: Path) -> Iterator[None]:
-    """Hold the cache's only lock; builds saturate the machine, so there is nothing to win by running two."""
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def cached(kind: str, key: str, make: Callable[[Path], None], *, directory: Path | None = None) -> Path:
     """The cache's entry `kind/key`, made by `make` if it is not there yet.
 
@@ -86,7 +77,8 @@ def cached(kind: str, key: str, make: Callable[[Path], None], *, directory: Path
         return entry
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with _one_builder(root):
+        # One lock for all: builds saturate the machine, so there is nothing to win by running two.
+        with locked(root / "lock"):
             if entry.is_dir():
                 return entry
             # Whoever left a temporary folder behind is dead: the lock is ours.

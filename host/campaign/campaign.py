@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -10,7 +9,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +39,7 @@ from host.store.checked import tensors_digest
 from host.store.files import write_atomic
 from host.training.twin import Twin
 from hw.errors import RedlineError
+from sim.lock import locked
 
 STORE = "campaign.db"
 CONDITIONS = "conditions.json"
@@ -397,12 +397,14 @@ def started(folder: Path) -> bool:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """No other process runs this campaign meanwhile; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError as error:
             raise StoreError(f"{folder}: another process is running this campaign; wait for it or stop it") from error
+        except OSError as error:
+            raise StoreError(f"{error.filename or folder}: {error.strerror or error}") from error
         yield
 
 

@@ -207,7 +207,7 @@ def write(folder: Path, summary: Summary) -> None:
 
 def _figure(summary: Summary) -> Figure:
     shades = {"masked": "#c9d1d9", "benign": "#edae49", "sdc1": "#d1495b"}
-    with figure.pyplot() as plt:
+    with figure.pyplot(mathematics=False) as plt:
         drawn, axes = plt.subplots(figsize=(9, 1.6 + 0.6 * len(summary.rates)), layout="constrained")
         for at, rates in enumerate(summary.rates.values()):
             left = 0.0

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
+from host.store.csv_text import csv_text
 from host.store.files import write_atomic
 from host.studies.report.document import Figure
 
 
 def write_csv(path: Path, head: list[str], rows: list[list[Any]]) -> Path:
     """A CSV file, in one step; numbers as Python prints them. Returns the file."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_atomic(path, out.getvalue())
+    write_atomic(path, csv_text(head, rows))
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 # Two threads on two busy cores are slower than one; devices and campaigns use processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,8 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-console = Console()
-errors = Console(stderr=True)
+# Without markup: names that users give are shown as they are. What is styled is a `Text`, or has a style.
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder with the four IDX files (also: REDLINE_DATA).", metavar="DIR")
@@ -29,5 +30,10 @@ DataDir = Annotated[
 
 def fail(message: str) -> int:
     """Show an error of one line; returns the exit status."""
-    errors.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    say("error", message, "red")
     return 1
+
+
+def say(kind: str, message: str, style: str) -> None:
+    """A line on the error console whose first word is coloured."""
+    errors.print(Text.assemble((f"{kind}:", style), " ", message), highlight=False, soft_wrap=True)

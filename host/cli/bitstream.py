@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from host.cli.app import app, console, errors
+from host.cli.app import app, console, errors, say
 
 
 @app.command("bitstream")
@@ -73,8 +72,9 @@ class _Steps:
 
     def __init__(self, board: str) -> None:
         self._board, self._name, self._since = board, "", 0.0
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._progress = Progress(*columns, TextColumn("[dim]{task.fields[line]}"), console=errors, transient=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        last = TextColumn("{task.fields[line]}", style="dim", markup=False)
+        self._progress = Progress(*columns, last, console=errors, transient=True)
         self._task: TaskID | None = None
 
     def __enter__(self) -> _Steps:
@@ -105,7 +105,7 @@ class _Steps:
     def line(self, text: str) -> None:
         """A tool has printed a line."""
         if self._task is not None:
-            self._progress.update(self._task, line=escape(text[:70]))
+            self._progress.update(self._task, line=text[:70])
 
 
 def _clock(seconds: float) -> str:
@@ -122,10 +122,11 @@ def _expect(name: str, wanted: Any, clock: float) -> None:
     if entry is None or not entry["fits"] or clock <= entry["fmax_mhz"]:
         return
     over = 100 * (clock / entry["fmax_mhz"] - 1)
-    errors.print(
-        f"[yellow]warning:[/] {clock:.4g} MHz is {over:.0f} % above the {entry['fmax_mhz']:g} MHz that place and route "
-        "has reached: overclocked, errors are to be expected",
-        highlight=False,
+    say(
+        "warning",
+        f"{clock:.4g} MHz is {over:.0f} % above the {entry['fmax_mhz']:g} MHz that place and route has reached: "
+        "overclocked, errors are to be expected",
+        "yellow",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from host.cli.app import DataDir, app, console, errors
-from host.cli.study import Out, Restart, interruptible, open_folder, show_table
+from host.cli.study import Out, Restart, interruptible, open_folder, run_folder, show_table
 
 campaign_app = typer.Typer(help="Fault campaigns: many trials, sound statistics.", no_args_is_help=True)
 app.add_typer(campaign_app, name="campaign")
@@ -154,7 +154,7 @@ def run(
     from host.campaign import report
     from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
 
-    folder = out / name
+    folder = run_folder(out, name)
     open_folder(folder, module.started, restart=restart, goes_on=True)
     settings = _settings(
         folder, net=net, weights=weights, arms=arm, sites=site, layers=layers, rate=rate, per=per, mhz=mhz,
@@ -170,7 +170,7 @@ def run(
         rules.append(Trials(trials or 1000))
     columns = (
         TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with interruptible():
         campaign = settings.campaign(data_dir)
@@ -202,7 +202,7 @@ def report_command(name: Name, out: Out = Path("runs"), as_json: Json = False) -
     """Rates with their intervals, comparisons of arms, CSV and figures, from what a campaign has so far."""
     from host.campaign import report
 
-    folder = out / name
+    folder = run_folder(out, name)
     summary = report.summarise(folder)
     report.write(folder, summary)
     if as_json:
@@ -240,7 +240,7 @@ def replay_command(
     """Run one trial's fault on the RTL: when it happens, and how it spreads from stage to stage and layer to layer."""
     from host.campaign import replay, waveform
 
-    folder = out / name
+    folder = run_folder(out, name)
     with errors.status("running the RTL (the first build of a simulator takes a minute or two)"):
         found = replay.replay(folder, trial, arm=arm, position=image, waves=folder / "waves" if waves else None)
     view = waveform.write_view(found) if found.waves else None
@@ -270,7 +270,7 @@ def sensitivity_command(name: Name, out: Out = Path("runs"), arm: Annotated[str 
     from host.campaign.analyses import sensitivity
     from host.studies.report.document import Table
 
-    folder = out / name
+    folder = run_folder(out, name)
     found = sensitivity.measure(folder, arm)
     body = [
         [layer, f"{shares['sdc1'].clusters:,}", *(str(shares[key]) for key in sensitivity.OUTCOMES)]
@@ -314,6 +314,7 @@ def errors_command(
     from host.campaign.analyses import errors as analysis
     from host.studies.report.document import Table
 
+    folder = run_folder(out, name)
     bench = _bench(
         data_dir, rate=rate, per=per, sites=site, mhz=mhz, placement=placement, table=table, stuck=stuck, net=net,
         weights=weights, photos=photos, seed=seed, device=device, test_images=images,
@@ -324,7 +325,7 @@ def errors_command(
         )
     body = [[layer, *(str(shares[kind]) for kind in analysis.CLASSES)] for layer, shares in found.layers.items()]
     show_table(Table(["layer", "exact", f"1 to {threshold}", f"more than {threshold}"], body), "|error| of outputs")
-    _files(analysis.write(out / name, found))
+    _files(analysis.write(folder, found))
 
 
 @campaign_app.command("critical")
@@ -351,6 +352,7 @@ def critical_command(
     """Which layer each policy would protect, and what each choice is worth; CSV and figure."""
     from host.campaign.analyses import critical
 
+    folder = run_folder(out, name)
     bench = _bench(
         data_dir, rate=rate, per=per, sites=site, mhz=mhz, placement=placement, table=table, stuck=stuck, net=net,
         weights=weights, photos=photos, seed=seed, device=device, test_images=images,
@@ -362,7 +364,7 @@ def critical_command(
     show_table(found.table(), "Scores; * is chosen")
     for line in found.lines():
         console.print(line, highlight=False)
-    _files(critical.write(out / name, found))
+    _files(critical.write(folder, found))
 
 
 @campaign_app.command("cost")
@@ -381,13 +383,14 @@ def cost_command(
     """What protecting each layer costs: cycles of the others and CPU time of the layer; CSV and figure."""
     from host.campaign.analyses import cost
 
+    folder = run_folder(out, name)
     bench = _bench(
         data_dir, net=net, weights=weights, photos=photos, device="reference", test_images=batch, lanes=lanes, vec=vec
     )
     with bench.twin() as twin:
         found = cost.measure(twin.program, twin.program.quantise_input(bench.images()), mhz)
     show_table(found.table(), f"{bench.settings.net}, {batch} images, accelerator at {mhz:g} MHz")
-    _files(cost.write(out / name, found))
+    _files(cost.write(folder, found))
 
 
 def _bench(data_dir: str | None, **given: Any) -> Any:

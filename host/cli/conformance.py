@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from host.cli.app import app, console, errors
 
@@ -78,14 +79,14 @@ def parsed(given: list[str]) -> dict[str, Any]:
 def _show(report: Any) -> None:
     from host.conformance import suite
 
-    marks = {"pass": "[green]pass[/]", "fail": "[red]FAIL[/]", "skip": "[yellow]skip[/]"}
+    marks = {"pass": ("pass", "green"), "fail": ("FAIL", "red"), "skip": ("skip", "yellow")}
     table = Table("", "what holds", *(suite.label(config) for config in report.configs), title=report.device)
     group = ""
     for check in suite.checks():
         if group and check.group != group:
             table.add_section()
         shown, group = "" if check.group == group else check.group, check.group
-        table.add_row(shown, check.claim, *(marks[result.state] for result in report.of(check)))
+        table.add_row(shown, check.claim, *(Text(*marks[result.state]) for result in report.of(check)))
     console.print(table)
     for result in report.failures:
         console.print(

@@ -23,6 +23,7 @@ from host.cli.study import (
     interruptible,
     open_folder,
     rates_of,
+    run_folder,
     show_files,
     show_table,
 )
@@ -56,7 +57,7 @@ def demo(
     from host.studies.soft_errors import SoftErrorSettings
     from host.studies.workbench import Settings
 
-    folder = out / name
+    folder = run_folder(out, name)
     same = Settings(device=device, units=units, test_images=test_images, train_images=train_images, lr=lr, seed=seed)
     settings = study.Settings(
         overclock=OverclockSettings(**asdict(same), seeds=(seed,), clocks=clocks_of(clocks)),

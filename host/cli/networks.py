@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from host.cli.app import console, errors, fail
+from host.cli.app import console, fail, say
 
 if TYPE_CHECKING:
     import torch
@@ -141,9 +141,7 @@ def compiled(
         network, config, calibrate=calibrate, per_channel=per_channel, fallback="cpu" if fallback == "cpu" else "error"
     )
     if notes and values_matter:
-        errors.print(
-            f"[yellow]note:[/] {' and '.join(notes)}: the fractions mean nothing, all else holds", soft_wrap=True
-        )
+        say("note", f"{' and '.join(notes)}: the fractions mean nothing, all else holds", "yellow")
     return program
 
 
@@ -155,7 +153,7 @@ def _generator() -> torch.Generator:
 
 def wide() -> Console:
     """The console for tables of layers, which need 120 columns: a narrower terminal wraps their lines."""
-    return Console(width=max(console.width, 120))
+    return Console(width=max(console.width, 120), markup=False, emoji=False)
 
 
 def short_figure(count: float) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from host.cli import networks
 from host.cli.app import app, errors, fail
@@ -72,7 +73,7 @@ def photos(
     for heading in ("photo", "float", "probability", "int8", "rank in int8", "common of 5"):
         table.add_column(heading, justify="right" if heading not in ("photo", "float", "int8") else "left")
     for photo in found.photos:
-        same = "[green]=[/]" if photo.same_top1 else named(photo.int8_top5[0])
+        same = Text("=", "green") if photo.same_top1 else named(photo.int8_top5[0])
         figures = (f"{photo.probability:.1%}", same, str(photo.int8_rank), str(photo.common))
         table.add_row(photo.name, named(photo.float_top5[0]), *figures)
     console = networks.wide()

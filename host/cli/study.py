@@ -57,6 +57,19 @@ def numbers(text: str, hint: str, low: float, high: float) -> tuple[float, ...]:
     return values
 
 
+def run_folder(out: Path, name: str) -> Path:
+    """OUT/NAME; ends the command if that is not a folder within OUT."""
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or not name.isprintable():
+        raise typer.Exit(fail(f"a run's name is that of a folder within --out ({out}), not {name!r}"))
+    at = out
+    for part in ("", *parts):
+        at = at / part
+        if at.exists() and not at.is_dir():
+            raise typer.Exit(fail(f"{at} is not a folder: choose another --out or name"))
+    return at
+
+
 def open_folder(
     folder: Path, started: Callable[[Path], bool], *, restart: bool, resume: bool = False, goes_on: bool = False
 ) -> None:
@@ -74,6 +87,13 @@ def open_folder(
     if resume and not started(folder):
         raise typer.Exit(fail(f"{folder}: no run to resume"))
     if restart and started(folder):
+        if folder.is_symlink() or folder.parent.is_symlink():
+            raise typer.Exit(
+                fail(
+                    f"{folder} is a link, or in one: --restart does not throw away what lies elsewhere "
+                    f"({folder.resolve()}); do so by hand, or use another name"
+                )
+            )
         shutil.rmtree(folder)
     elif (folder / "report.html").exists() and not goes_on:
         console.print(f"{folder} holds a finished run; showing it (use --restart to run anew).")

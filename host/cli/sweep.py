@@ -26,6 +26,7 @@ from host.cli.study import (
     interruptible,
     open_folder,
     rates_of,
+    run_folder,
     seeds_of,
     show_files,
     show_table,
@@ -60,7 +61,7 @@ def sweep_overclock(
     from host.studies.report import overclock as shown
     from host.studies.results import short_table
 
-    folder = out / name
+    folder = run_folder(out, name)
     settings = overclock.OverclockSettings(
         device=device,
         units=units,
@@ -109,7 +110,7 @@ def sweep_soft_errors(
     from host.studies.report import soft_errors as shown
     from host.studies.results import means_table, short_table
 
-    folder = out / name
+    folder = run_folder(out, name)
     settings = soft_errors.SoftErrorSettings(
         device=device,
         units=units,

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table as Rows
+from rich.text import Text
 
 from host.cli.app import DataDir, app, console, errors, fail
 
@@ -41,7 +43,7 @@ def timing_build(
         with errors.status(f"seed {number}") as status:
 
             def note(message: str, number: int = number, status: Any = status) -> None:
-                status.update(f"seed {number}: {message}", spinner=None)
+                status.update(escape(f"seed {number}: {message}"), spinner=None)
 
             table = make_table(route(lanes, vec, number, progress=note))
         path = shipped.path(lanes, vec, number)
@@ -81,7 +83,7 @@ def timing_show(
         if not static:
             from host.operands import lenet_streams
 
-            with errors.status(f"{path.name}: operands, then periods"):
+            with errors.status(escape(f"{path.name}: operands, then periods")):
                 onsets = {
                     onset.bank: onset for onset in Dynamics(table, lenet_streams(lanes, vec, steps, data_dir)).onsets()
                 }
@@ -128,7 +130,11 @@ def timing_show(
             period = "no figure" if limit["period_ps"] is None else f"{limit['period_ps']} ps"
             console.print(f"not modelled: {name}, {period} ({limit['reason']})", highlight=False, soft_wrap=True)
         if not shown["of_this_gateware"]:
-            console.print("[yellow]note:[/] made from other gateware than this; make it anew: redline timing build")
+            console.print(
+                Text.assemble(
+                    ("note:", "yellow"), " made from other gateware than this; make it anew: redline timing build"
+                )
+            )
 
 
 @timing_app.command("validate")
@@ -156,7 +162,7 @@ def timing_validate(
     with errors.status("operands") as status:
 
         def note(message: str) -> None:
-            status.update(message)
+            status.update(escape(message))
 
         placements = [route(array_lanes, vec, number, progress=note) for number in numbers(seed, "--seed")]
         tables = [make_table(placement) for placement in placements]

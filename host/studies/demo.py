@@ -55,10 +55,10 @@ def run(
     DataError, DeviceError
         If the data set or the device is missing.
     """
-    console = console or Console()
-    console.print("[bold]1 of 2: the accelerator overclocked[/]")
+    console = console or Console(markup=False, emoji=False)
+    console.print("1 of 2: the accelerator overclocked", style="bold")
     clocked = overclock.run(folder / "overclock", settings.overclock, data_dir=data_dir, console=console)
-    console.print("[bold]2 of 2: the accelerator hit by soft errors[/]")
+    console.print("2 of 2: the accelerator hit by soft errors", style="bold")
     flipped = soft_errors.run(folder / "soft-errors", settings.soft_errors, data_dir=data_dir, console=console)
     sections = [
         *_under("Overclocked", clock_shown.sections(clocked)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 
 from host.devices.device import LaunchReport
 from host.stats import Paired, Rate, paired
+from host.store.csv_text import csv_text
 from host.studies.report.document import Table
 from host.training.train import Evaluation
 
@@ -126,9 +125,7 @@ CSV_COLUMNS = (
 
 def table_csv(rows: Sequence[Row], level_name: str) -> str:
     """The rows as CSV; the first column, `level_name`, is empty without faults."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([level_name, *CSV_COLUMNS])
+    lines: list[list[object]] = []
     for row in rows:
         low, high = row.accuracy.interval
         pair = row.against
@@ -137,7 +134,7 @@ def table_csv(rows: Sequence[Row], level_name: str) -> str:
             figures = (pair.difference, *pair.interval)
             compared = [row.against_name, pair.gained, pair.lost]
             compared += [*(f"{figure:.6f}" for figure in figures), f"{pair.p_value:.3g}"]
-        writer.writerow(
+        lines.append(
             [
                 "" if row.level is None else f"{row.level:g}",
                 row.treatment,
@@ -150,7 +147,7 @@ def table_csv(rows: Sequence[Row], level_name: str) -> str:
                 *(asdict(row.evaluation.report)[name] for name in CSV_COLUMNS[-6:]),
             ]
         )
-    return out.getvalue()
+    return csv_text([level_name, *CSV_COLUMNS], lines)
 
 
 def pooled(rows: Sequence[Row], treatment: str, level: float) -> Rate:

@@ -150,7 +150,7 @@ class Workbench:
         device: Device | None = None,
     ) -> None:
         torch.set_num_threads(1)
-        self.folder, self.settings, self.console = folder, settings, console or Console()
+        self.folder, self.settings, self.console = folder, settings, console or Console(markup=False, emoji=False)
         self.train = data.load("fashion-mnist", "train", data_dir)
         self.test = data.load("fashion-mnist", "test", data_dir).head(settings.test_images)
         if len(self.test) < settings.test_images:
@@ -304,14 +304,14 @@ def versions() -> dict[str, str]:
 def metered(console: Console, images: int) -> Iterator[Meter]:
     """A progress bar over a study of that many images."""
     columns = (
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("images"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         yield Meter(progress, progress.add_task("starting", total=images, note=""))

@@ -44,7 +44,7 @@ def pretrain(
     dict
         What the file's metadata says: accuracy, seed, versions, data checksums, hyper-parameters.
     """
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     out = out or models.pretrained_file("lenet5")
     train, test = data.load("fashion-mnist", "train", data_dir), data.load("fashion-mnist", "test", data_dir)
     torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def pretrain(
     steps = epochs * (len(train) // batch)
     optimiser = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("training", total=steps)
         for epoch in range(epochs):

@@ -8,13 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from host import cli, doctor, models
-from host.cli.study import open_folder
+from host.campaign.analyses import sensitivity
+from host.cli.app import console, fail
+from host.cli.study import open_folder, run_folder, show_table
 from host.datasets import data
 from host.program.program import Program
+from host.stats import Clustered
+from host.studies import workbench
+from host.studies.report.document import Table
 from sim import tools
 
 needs_data = pytest.mark.skipif(
@@ -118,7 +125,7 @@ def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> No
 
 def test_restart_throws_away_a_run_and_nothing_else(tmp_path: Path) -> None:
     from host.campaign import campaign
-    from host.studies import demo, workbench
+    from host.studies import demo
 
     for kind, sign in ((campaign, "campaign.db"), (workbench, "config.json"), (demo, "soft-errors/config.json")):
         folder = tmp_path / kind.__name__
@@ -131,6 +138,62 @@ def test_restart_throws_away_a_run_and_nothing_else(tmp_path: Path) -> None:
         assert (folder / "precious.txt").exists()
         open_folder(folder, kind.started, restart=True)
         assert not folder.exists()
+
+
+def test_restart_does_not_throw_away_what_lies_elsewhere(tmp_path: Path) -> None:
+    precious = tmp_path / "elsewhere"
+    (precious / "below").mkdir(parents=True)
+    for folder in (precious, precious / "below"):
+        (folder / "config.json").touch()
+    (tmp_path / "run").symlink_to(precious)
+    for name in ("run", "run/below"):
+        with pytest.raises(typer.Exit):
+            open_folder(tmp_path / name, workbench.started, restart=True)
+    assert (precious / "below" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/tmp/x", "", ".", "..", "a\nb", "\x1b[31m"])
+def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit):
+        run_folder(tmp_path / "runs", name)
+    assert "a run's name is that of a folder within --out" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x", "a/b", "x.1", "[/red]", "=1", "$x$", "ü", "my run"])
+def test_other_names_are_folders_within(name: str, tmp_path: Path) -> None:
+    assert run_folder(tmp_path / "runs", name) == tmp_path / "runs" / name
+
+
+@pytest.mark.parametrize(
+    "command", [["campaign", "run", "x"], ["demo"], ["sweep", "overclock"], ["campaign", "cost", "x"]]
+)
+def test_an_output_that_is_a_file_is_refused_before_anything_is_computed(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "file")])
+    assert done.exit_code == 1
+    assert "file is not a folder: choose another --out or name" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold]x", "[link=x]", ":smile:", "[red"])
+def test_names_are_shown_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(Table([name], [[name]]), name)
+    fail(f"{name} is wrong")
+    console.print(name)
+    said = capsys.readouterr()
+    assert said.out.count(name) == 4
+    assert said.err == f"error: {name} is wrong\n"
+
+
+@pytest.mark.parametrize("name", ["$", "$x", "$\\frac$", "a$b$c", "_x", "{", "=1", "[/red]"])
+def test_layers_of_any_name_are_drawn(name: str) -> None:
+    rates = {key: Clustered.of(np.array([1, 0]), np.array([4, 4])) for key in sensitivity.OUTCOMES}
+    drawn = sensitivity.draw(
+        sensitivity.Sensitivity("arm", [name], {(name, "mac", 3): rates}, {name: rates}, {("mac", 3): rates})
+    )
+    assert drawn.png.startswith(b"\x89PNG")
 
 
 def test_verify_agrees_with_itself_and_prints_json() -> None:

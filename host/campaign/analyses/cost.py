@@ -141,7 +141,7 @@ def draw(found: Cost) -> Figure:
     whole = found.cycles / (1e6 * found.mhz)
     rest = [1.0, *(c.rest_cycles / found.cycles for c in found.layers)]
     cpu = [0.0, *(c.cpu_s / whole for c in found.layers)]
-    with figure.pyplot() as plt:
+    with figure.pyplot(mathematics=False) as plt:
         drawn, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
         axes.bar(names, rest, color="#00798c", label=f"accelerator at {found.mhz:g} MHz (cycle model)")
         axes.bar(names, cpu, bottom=rest, color="#edae49", label="CPU, one thread (measured)")

@@ -117,7 +117,7 @@ def write(folder: Path, found: Critical) -> list[Path]:
 
 def draw(found: Critical) -> Figure:
     """Each policy's scores by layer, its choice filled."""
-    with figure.pyplot() as plt:
+    with figure.pyplot(mathematics=False) as plt:
         drawn, panels = plt.subplots(1, len(found.choices), figsize=(5 * len(found.choices), 4), layout="constrained")
         for axes, (policy, choice) in zip(panels, found.choices.items(), strict=True):
             names = list(choice.scores)

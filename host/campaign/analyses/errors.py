@@ -80,7 +80,7 @@ def write(folder: Path, found: Distribution) -> list[Path]:
 def draw(found: Distribution) -> Figure:
     """Shares of wrong values by layer, small and large errors."""
     names, t = list(found.layers), found.threshold
-    with figure.pyplot() as plt:
+    with figure.pyplot(mathematics=False) as plt:
         drawn, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
         below = np.zeros(len(names))
         for kind, colour, label in (("small", "#edae49", f"1 to {t}"), ("large", "#d1495b", f"more than {t}")):

@@ -122,7 +122,7 @@ def write(folder: Path, found: Sensitivity) -> list[Path]:
 def draw(found: Sensitivity) -> Figure:
     """SDC-1 by layer, by bit, and by both."""
     sites = sorted({site for site, _ in found.by_bit})
-    with figure.pyplot() as plt:
+    with figure.pyplot(mathematics=False) as plt:
         drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
         _bars(left, found.layers, [found.by_layer[name]["sdc1"] for name in found.layers])
         left.set_xlabel("layer" if set(sites) <= set(SITES) else "register bank")

@@ -30,14 +30,17 @@ STYLE = {
 
 
 @contextmanager
-def pyplot() -> Iterator[Any]:
-    """matplotlib's pyplot in the shared style, without a screen."""
+def pyplot(*, mathematics: bool = True) -> Iterator[Any]:
+    """matplotlib's pyplot in the shared style, without a screen.
+
+    Without `mathematics`, a dollar sign is one: in names of a user's layers.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    with plt.rc_context(STYLE):
+    with plt.rc_context({**STYLE, "text.parse_math": mathematics}):
         yield plt
 
 
