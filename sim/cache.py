@@ -1,10 +1,14 @@
-"""A content-addressed cache of build products on disk: published whole or not at all, one builder at a time."""
+"""A content-addressed cache of build products on disk: published whole or not at all, one builder at a time.
+
+An entry carries the SHA-256 of its files. It is looked at once a process, before the entry's first use: what a program
+reads or runs from the cache is what was built, or is built anew."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +17,14 @@ from pathlib import Path
 
 from hw.errors import RedlineError
 from sim.lock import locked
+
+log = logging.getLogger("redline.cache")
+
+SUMS = "SHA256SUMS"
+"""An entry's file of checksums, as `sha256sum --check` reads it."""
+Signature = tuple[tuple[str, int, int], ...]
+_verified: dict[Path, Signature] = {}
+"""Entries whose checksums this process has compared, and what their files were like then."""
 
 
 class BuildError(RedlineError, RuntimeError):
@@ -47,6 +59,40 @@ def explain(error: OSError, directory: Path) -> BuildError:
     return BuildError(f"the cache folder {directory} cannot be used: {error}; point REDLINE_CACHE elsewhere")
 
 
+def _files(entry: Path) -> list[Path]:
+    return sorted(path for path in entry.rglob("*") if not path.is_dir() and path != entry / SUMS)
+
+
+def _sums(entry: Path) -> str:
+    """The checksums of all files below a folder, a line each."""
+    lines = []
+    for path in _files(entry):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(entry)}\n")
+    return "".join(lines)
+
+
+def _signature(entry: Path) -> Signature:
+    """What tells, without reading them, that files have changed."""
+    status = ((path, path.stat()) for path in _files(entry))
+    return tuple((str(path), each.st_size, each.st_mtime_ns) for path, each in status)
+
+
+def _sound(entry: Path) -> bool:
+    """Whether an entry is there and what was published."""
+    if not entry.is_dir():
+        return False
+    try:
+        signature = _signature(entry)
+        if _verified.get(entry) != signature:
+            if (entry / SUMS).read_bytes() != _sums(entry).encode():
+                return False
+            _verified[entry] = signature
+    except OSError:
+        return False
+    return True
+
+
 def cached(kind: str, key: str, make: Callable[[Path], None], *, directory: Path | None = None) -> Path:
     """The cache's entry `kind/key`, made by `make` if it is not there yet.
 
@@ -64,7 +110,7 @@ def cached(kind: str, key: str, make: Callable[[Path], None], *, directory: Path
     Returns
     -------
     Path
-        The entry's folder. It is complete, and never changes.
+        The entry's folder. It is complete, and never changes. One that has, is made anew, with a warning.
 
     Raises
     ------
@@ -73,20 +119,27 @@ def cached(kind: str, key: str, make: Callable[[Path], None], *, directory: Path
     """
     root = directory or cache_directory()
     entry = root / kind / key
-    if entry.is_dir():
+    if _sound(entry):
         return entry
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         # One lock for all: builds saturate the machine, so there is nothing to win by running two.
         with locked(root / "lock"):
-            if entry.is_dir():
+            if _sound(entry):
                 return entry
+            if os.path.lexists(entry):
+                log.warning("%s is damaged or was changed (its checksums do not match); it is built anew", entry)
+                entry.rename(root / f"building-{kind}-{key}")
             # Whoever left a temporary folder behind is dead: the lock is ours.
             for stale in root.glob("building-*"):
-                shutil.rmtree(stale, ignore_errors=True)
+                if stale.is_dir() and not stale.is_symlink():
+                    shutil.rmtree(stale, ignore_errors=True)
+                else:
+                    stale.unlink()
             temporary = Path(tempfile.mkdtemp(prefix="building-", dir=root))
             try:
                 make(temporary)
+                (temporary / SUMS).write_text(_sums(temporary))
                 temporary.chmod(0o755)
                 temporary.rename(entry)
             finally:

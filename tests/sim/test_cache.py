@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from sim.cache import BuildError, cache_directory, cached, digest
+from sim.cache import SUMS, BuildError, _verified, cache_directory, cached, digest
 
 
 def everything_in(folder: Path) -> set[str]:
-    """Paths below `folder`, without the cache's lock."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")} - {"lock"}
+    """Paths below `folder`, without the cache's lock and checksums."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name not in ("lock", SUMS)}
 
 
 def test_an_entry_is_made_once(tmp_path: Path) -> None:
@@ -101,3 +104,57 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("REDLINE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache_directory() == Path("/xdg/redline")
+
+
+def product(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "below" / "product").write_text("whole")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: flip(entry / "below" / "product"),
+        lambda entry: (entry / "below" / "product").write_text(""),
+        lambda entry: (entry / "below" / "product").unlink(),
+        lambda entry: (entry / "more").touch(),
+        lambda entry: (entry / SUMS).unlink(),
+        lambda entry: flip(entry / SUMS),
+        lambda entry: (entry / SUMS).write_bytes(b"\xff\xfe"),
+        lambda entry: shutil.rmtree(entry / "below"),
+        lambda entry: (entry / "dangling").symlink_to("nowhere"),
+        lambda entry: (shutil.rmtree(entry), entry.symlink_to(entry.parent)),
+        lambda entry: (shutil.rmtree(entry), entry.touch()),
+    ],
+)
+def test_a_bad_entry_is_built_anew_with_a_warning(damage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entry = cached("kind", "key", product, directory=tmp_path)
+    damage(entry)
+    _verified.clear()  # as another process
+    assert cached("kind", "key", product, directory=tmp_path) == entry
+    assert (entry / "below" / "product").read_text() == "whole"
+    assert f"{entry} is damaged or was changed" in caplog.text
+    assert everything_in(tmp_path) == {"kind", "kind/key", "kind/key/below", "kind/key/below/product"}
+    assert (entry / SUMS).read_text().endswith("  below/product\n")
+
+
+def test_damage_that_shows_is_noticed_in_the_same_process(tmp_path: Path) -> None:
+    entry = cached("kind", "key", product, directory=tmp_path)
+    (entry / "below" / "product").write_text("half")
+    cached("kind", "key", product, directory=tmp_path)
+    assert (entry / "below" / "product").read_text() == "whole"
+
+
+def test_an_entry_is_read_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = cached("kind", "key", product, directory=tmp_path)
+    assert cached("kind", "key", product, directory=tmp_path) == entry
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert cached("kind", "key", product, directory=tmp_path) == entry
