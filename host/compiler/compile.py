@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from host.compiler.limits import CompileError, check_layer
-from host.compiler.trace import FloatLayer, trace
+from host.compiler.trace import FloatLayer, Graph, trace
 from host.program import lrn, quantisation
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Placement
@@ -64,8 +64,21 @@ def compile(
     """
     if fallback not in ("error", "cpu"):
         raise ValueError(f'fallback must be "error" or "cpu", not {fallback!r}')
-    images = _calibration(calibrate)
-    graph = trace(model, images)
+    images = calibration_images(calibrate)
+    return compile_graph(trace(model, images), config, images, per_channel=per_channel, fold=fold, fallback=fallback)
+
+
+def compile_graph(
+    traced: Graph,
+    config: Config,
+    images: torch.Tensor,
+    *,
+    per_channel: bool = False,
+    fold: bool = True,
+    fallback: Literal["error", "cpu"] = "error",
+) -> Program:
+    """Quantise a network that was traced for images of the size of these; the rest is as in `compile`."""
+    images, graph = calibration_images(images), traced.layers
     for source in graph:
         if not (torch.isfinite(source.weight).all() and torch.isfinite(source.bias).all()):
             raise ProgramError(
@@ -89,11 +102,12 @@ def compile(
         )
         weights[layer.name], biases[layer.name] = quantised
     c, h, w = images.shape[1:]
-    modules = {layer.name: layer.name for layer in layers if not layer.constant}
+    modules = {source.name: source.origin.module for source in graph if source.origin is not None}
     return Program(config, tuple(layers), weights, biases, (c, h, w), fractions[INPUT], modules)
 
 
-def _calibration(calibrate: torch.Tensor) -> torch.Tensor:
+def calibration_images(calibrate: torch.Tensor) -> torch.Tensor:
+    """Calibration images as float32 on the CPU; `ProgramError` if they cannot be used."""
     images = torch.as_tensor(calibrate).detach().float().cpu()
     if images.dim() != 4:
         raise ProgramError(f"calibration images must have shape (N, C, H, W), got {tuple(images.shape)}")
@@ -123,8 +137,8 @@ def _wanted(graph: list[FloatLayer], images: torch.Tensor) -> dict[str, int | No
 
 def _evaluate(layer: FloatLayer, values: dict[str, torch.Tensor], images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The layer in float: its values as they are requantised (after ReLU, before pooling), and its final output."""
-    y = torch.empty(images, len(layer.weight), *layer.conv_extents)
-    out = y if layer.pool is None else torch.empty(images, *layer.out_shape)
+    y = torch.empty(images, len(layer.weight), *layer.conv_extents, dtype=torch.float32)
+    out = y if layer.pool is None else torch.empty(images, *layer.out_shape, dtype=torch.float32)
     with torch.no_grad():
         for at in range(0, images, BATCH):
             some = slice(at, at + BATCH)

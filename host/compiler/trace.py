@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 from collections.abc import Callable
@@ -14,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from host.compiler.limits import CompileError
+from host.compiler.network import ROOT, kind, known_function, marks, path_of, traced
+from host.compiler.parameters import Origin, tensors
 from host.program.layers import INPUT, Normalisation, Operator, Pool
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm after them, ReLU, ReLU6, MaxPool2d, AvgPool2d, additions, concatenation, splitting and "
     "shuffling of channels, LocalResponseNorm, Flatten, Dropout and Identity"
 )
-_SKIPPED_MODULES = (nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
 @dataclass
@@ -52,6 +51,8 @@ class FloatLayer:
     upper: float | None = None
     """Largest output (ReLU6), or None."""
     pool: Pool | None = None
+    origin: Origin | None = None
+    """Where the network has its weights; None of the constant operators."""
 
     def accumulators(self, x: torch.Tensor) -> torch.Tensor:
         """The operator alone, on float input of shape (N, C, H, W)."""
@@ -107,35 +108,98 @@ def normalise(x: torch.Tensor, how: Normalisation) -> torch.Tensor:
     return F.local_response_norm(x, how.size, how.alpha, how.beta, how.k)
 
 
-def trace(model: nn.Module, example: torch.Tensor) -> list[FloatLayer]:
-    """The layers that `model` computes in evaluation mode, in execution order; the last one's output is the network's.
+@dataclass(frozen=True)
+class Graph:
+    """What a network computes in evaluation mode.
+
+    Attributes
+    ----------
+    layers : list of FloatLayer
+        In execution order; the last one's output is the network's.
+    out_shape : ints
+        Of one image's result, as the network itself gives it.
+    """
+
+    layers: list[FloatLayer]
+    out_shape: tuple[int, ...]
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """All but the values of the weights; equal for networks that compute the same of their parameters."""
+        each = [
+            tuple(value for key, value in vars(layer).items() if key not in ("weight", "bias")) for layer in self.layers
+        ]
+        shapes = [tuple(layer.weight.shape) for layer in self.layers]
+        return tuple(each), tuple(shapes), self.out_shape
+
+
+class Follower:
+    """The layers' weights as functions of a live network's parameters, for as long as it computes what was traced.
+
+    Parameters
+    ----------
+    net : nn.Module
+    graph : Graph
+        Of this network (`trace`).
+    """
+
+    def __init__(self, net: nn.Module, graph: Graph, input_shape: tuple[int, int, int]) -> None:
+        self.out_shape = graph.out_shape
+        self.origins = {layer.name: layer.origin for layer in graph.layers if layer.origin is not None}
+        self._structure, self._input_shape, self._marks = graph.structure, input_shape, marks(net)
+
+    def check(self, net: nn.Module) -> None:
+        """Raise `CompileError` if the network no longer computes what was traced, or what a trace does not show."""
+        found = marks(net)
+        if found == self._marks:
+            return
+        # Attributes that a forward sets for itself change without changing the graph.
+        graph = trace(net, torch.zeros(1, *self._input_shape, dtype=torch.float32))
+        if graph.structure != self._structure:
+            raise CompileError(
+                _difference(graph.structure, self._structure),
+                "the network was changed after it was attached, and computes something else",
+                "attach it again",
+            )
+        self._marks = found
+
+    def weights(self, net: nn.Module, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Float weight and bias of a layer (`Origin.read`)."""
+        return self.origins[name].read(net)
+
+
+def _difference(found: tuple[Any, ...], before: tuple[Any, ...]) -> str:
+    """Name of the first layer that differs."""
+    for (*new, shape), (*old, old_shape) in zip(
+        zip(*found[:2], strict=True), zip(*before[:2], strict=True), strict=False
+    ):
+        if new != old or shape != old_shape:
+            return str(new[0][0])
+    return "network"
+
+
+def trace(model: nn.Module, example: torch.Tensor) -> Graph:
+    """What `model` computes in evaluation mode.
 
     Parameters
     ----------
     model : nn.Module
-        Not changed.
+        In any mode; not changed.
     example : float tensor, shape (N, C, H, W)
         Images of the size the network will see.
 
     Raises
     ------
     CompileError
-        If the network cannot be traced, has an unsupported operator, or does not take such images; names the node.
+        If the network cannot be traced, does what a trace does not show (hooks), has an unsupported operator, or does
+        not take such images; names the node.
     """
-    plain = copy.deepcopy(model).eval().float().cpu()
-    try:
-        graph_module = fx.symbolic_trace(plain)
-    except Exception as error:  # fx raises many kinds, all from the model's own forward
-        raise CompileError(
-            type(model).__name__,
-            f"its forward cannot be traced ({error})",
-            "write it without control flow that depends on values",
-        ) from error
+    graph_module = traced(model)
     # Two images, so that a view that mixes images shows itself.
-    pair = example[:1].detach().float().expand(2, *example.shape[1:]).contiguous()
+    pair = example[:1].detach().float().cpu().expand(2, *example.shape[1:]).contiguous()
     try:
         # ShapeProp prints a stack trace before it raises; the error below says it better.
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        with torch.inference_mode(False), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             ShapeProp(graph_module).propagate(pair)
     except Exception as error:
         raise CompileError(
@@ -144,7 +208,13 @@ def trace(model: nn.Module, example: torch.Tensor) -> list[FloatLayer]:
             "calibrate with images of the size the network was made for",
         ) from error
     c, h, w = example.shape[1:]
-    return _Walk(graph_module, (int(c), int(h), int(w))).layers
+    walk = _Walk(graph_module, (int(c), int(h), int(w)))
+    for layer in walk.layers:
+        if layer.origin is not None:
+            weight, bias = layer.origin.read(model)
+            layer.weight = weight.detach().to("cpu", torch.float32).reshape(layer.weight.shape).clone()
+            layer.bias = torch.zeros(len(weight)) if bias is None else bias.detach().to("cpu", torch.float32).clone()
+    return Graph(walk.layers, walk.out_shape)
 
 
 @dataclass(frozen=True)
@@ -174,13 +244,11 @@ class _Walk:
 
     def __init__(self, graph_module: fx.GraphModule, shape: tuple[int, int, int]) -> None:
         self.modules = dict(graph_module.named_modules())
+        self.paths = {path_of(name) for name in self.modules}
         self.shape = shape
         self.layers: list[FloatLayer] = []
         self.views: dict[fx.Node, _View | list[_View]] = {}
         graph = graph_module.graph
-        inputs = [node for node in graph.nodes if node.op == "placeholder"]
-        if len(inputs) != 1:
-            raise CompileError(str([node.name for node in inputs]), "the network takes several inputs", "give it one")
         # What works in place is needed by whoever reads the tensor it changes.
         self.needed: set[fx.Node] = set()
         for node in reversed(graph.nodes):
@@ -220,32 +288,38 @@ class _Walk:
             raise CompileError("network", "it has no convolution or linear layer", f"use {SUPPORTED}")
         if view.channels != self.whole(self.layers[-1]).channels:
             self.constant(self.name("output"), "identity", view, node)
+        assert isinstance(result, fx.Node)
+        self.out_shape = tuple(result.meta["tensor_meta"].shape[1:])
 
     def unsupported(self, node: fx.Node, reason: str, remedy: str = f"use {SUPPORTED}") -> CompileError:
-        kind = type(self.modules[str(node.target)]).__name__ if node.op == "call_module" else _target_name(node)
-        name = str(node.target) if node.op == "call_module" else node.name
-        return CompileError(f"{name} ({kind})" if kind != name else name, reason, remedy)
+        if node.op == "call_module":
+            path = path_of(node.target) or "network"
+            return CompileError(f"{path} ({type(self.modules[str(node.target)]).__name__})", reason, remedy)
+        what = _target_name(node)
+        return CompileError(f"{node.name} ({what})" if what != node.name else what, reason, remedy)
 
     def handle(self, node: fx.Node) -> _View | list[_View]:
         module: nn.Module | None = None
         if node.op == "call_module":
             module = self.modules[str(node.target)]
-            method = next((method for kinds, method in _MODULES if isinstance(module, kinds)), None)
-        elif node.op in ("call_function", "call_method"):
+            known = kind(module)
+            method = None if known is None else _MODULES[known]
+        elif node.op == "call_method" or (node.op == "call_function" and known_function(node.target)):
             name = _target_name(node)
             method = _FUNCTIONS.get(name) or _FUNCTIONS.get(name.removesuffix("_"))
         else:
             method = None
         if method is None:
-            raise self.unsupported(node, "this operator is not supported")
+            name = type(module).__name__ if module is not None else _target_name(node)
+            remedy = _REMEDIES.get(name.lower().replace("_", ""))
+            raise self.unsupported(node, "this operator is not supported", *([] if remedy is None else [remedy]))
         return method(self, node, module)
 
     # -- views
 
     def view(self, node: fx.Node, *, grid: bool = False) -> _View:
         """The view of the node's (first) operand."""
-        operand = node.args[0] if node.args else node.kwargs.get("input")
-        return self.view_of(node, operand, grid=grid)
+        return self.view_of(node, argument(node, 0, "input"), grid=grid)
 
     def view_of(self, node: fx.Node, operand: Any, *, grid: bool = False) -> _View:
         view = self.views.get(operand) if isinstance(operand, fx.Node) else None
@@ -301,6 +375,8 @@ class _Walk:
 
     def skip(self, node: fx.Node, module: nn.Module | None = None) -> _View:
         """Nothing happens in evaluation mode."""
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)) and module.training and module.p > 0:
+            raise self.unsupported(node, "dropout that stays on in evaluation", "let eval() switch it off")
         return self.view(node, grid=True)
 
     def functional_dropout(self, node: fx.Node, module: nn.Module | None = None) -> _View:
@@ -357,7 +433,7 @@ class _Walk:
     def name(self, wanted: str) -> str:
         """A layer name that is not taken, nor may be by a module."""
         taken = {layer.name for layer in self.layers} | {INPUT}
-        modules = {*self.modules} - {wanted}
+        modules = self.paths - {wanted}
         candidate, number = wanted, 1
         while candidate in taken or candidate in modules:
             candidate, number = f"{wanted}_{number}", number + 1
@@ -366,8 +442,8 @@ class _Walk:
     def operator_name(self, node: fx.Node) -> str:
         """Of a layer that is not a module with weights: its module, or the function in the module that calls it."""
         if node.op == "call_module":
-            return self.name(str(node.target))
-        inside = [path for path in node.meta.get("nn_module_stack", {}) if path]
+            return self.name(path_of(node.target) or "network")
+        inside = [path for path in map(path_of, node.meta.get("nn_module_stack", {})) if path]
         own = _target_name(node).removesuffix("_")
         own = "add" if own == "iadd" else own
         return self.name(f"{inside[-1]}.{own}" if inside else own)
@@ -403,8 +479,8 @@ class _Walk:
         channels = len(view.channels)
         kernel = rest.pop("kernel", (1, 1))
         inputs = 2 if operator == "add" else 1
-        weight = torch.full((channels // inputs, inputs, *kernel), 1 / math.prod(kernel))
-        bias = torch.zeros(len(weight))
+        weight = torch.full((channels // inputs, inputs, *kernel), 1 / math.prod(kernel), dtype=torch.float32)
+        bias = torch.zeros(len(weight), dtype=torch.float32)
         return self.append(node, name, view, weight, bias, groups=len(weight), operator=operator, **rest)
 
     def convolution(self, node: fx.Node, module: nn.Conv2d) -> _View:
@@ -425,8 +501,8 @@ class _Walk:
             node,
             self.module_name(node),
             view,
-            module.weight.detach(),
-            _bias(module),
+            *self.parameters(module),
+            origin=Origin(path_of(node.target)),
             stride=(module.stride[0], module.stride[1]),
             padding=(int(padding[0]), int(padding[1])),
             groups=module.groups,
@@ -437,43 +513,50 @@ class _Walk:
         view = self.view(node)
         if not view.flat:
             raise self.unsupported(node, "a linear layer on an unflattened image", "flatten first")
-        weight = module.weight.detach().reshape(module.out_features, *view.shape)
-        return self.whole(self.append(node, self.module_name(node), view, weight, _bias(module)), flat=True)
+        weight, bias = self.parameters(module)
+        origin = Origin(path_of(node.target))
+        weight = weight.reshape(len(weight), *view.shape)
+        return self.whole(self.append(node, self.module_name(node), view, weight, bias, origin=origin), flat=True)
+
+    @staticmethod
+    def parameters(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a module of the traced copy: their shapes count, the values are read from the network afterwards."""
+        weight, bias = tensors(module, "weight", "bias")
+        assert weight is not None
+        return weight.detach(), torch.zeros(len(weight)) if bias is None else bias.detach()
 
     def module_name(self, node: fx.Node) -> str:
-        name = str(node.target)
-        if any(other.name == name for other in self.layers):
+        path = path_of(node.target)
+        if any(layer.origin is not None and layer.origin.module == path for layer in self.layers):
             raise self.unsupported(node, "the same module is called twice", "give each call a module of its own")
-        return name
+        return self.name(path or "network")
 
     def batch_norm(self, node: fx.Node, module: nn.BatchNorm1d | nn.BatchNorm2d) -> _View:
-        view, before = self.view(node), node.args[0]
-        assert isinstance(before, fx.Node)
+        view, before = self.view(node), argument(node, 0, "input")
         owner = self.modules.get(str(before.target)) if before.op == "call_module" else None
         pairs = ((nn.Conv2d, nn.BatchNorm2d), (nn.Linear, nn.BatchNorm1d))
         if not any(isinstance(owner, first) and isinstance(module, second) for first, second in pairs):
             raise self.unsupported(node, "a batch norm that does not directly follow a convolution or linear layer")
         if self.other_readers(node, view):
             raise self.unsupported(
-                node, f"others read what {before.target!r} gives to this batch norm", "normalise before branching"
+                node,
+                f"others read what {path_of(before.target)!r} gives to this batch norm",
+                "normalise before branching",
             )
-        fused: nn.Module
-        if isinstance(owner, nn.Conv2d):
-            fused = fuse_conv_bn_eval(owner, module)
-        else:
-            assert isinstance(owner, nn.Linear)
-            fused = fuse_linear_bn_eval(owner, module)
-        assert isinstance(fused, (nn.Conv2d, nn.Linear))
-        layer = next(layer for layer in self.layers if layer.name == before.target)
-        layer.weight, layer.bias = fused.weight.detach().reshape(layer.weight.shape), _bias(fused)
+        if module.training:
+            raise self.unsupported(node, "batch norm that stays in training in evaluation", "let eval() switch it")
+        origin = Origin(path_of(before.target), path_of(node.target))
+        origin.read(self.modules[ROOT])
+        next(layer for layer in self.layers if layer.origin == Origin(origin.module)).origin = origin
         return view
 
     def add(self, node: fx.Node, module: nn.Module | None = None) -> _View:
-        if node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+        operands = argument(node, 0, "input"), argument(node, 1, "other")
+        if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
             raise self.unsupported(node, "an addition with a factor", "add two tensors")
-        if not all(isinstance(arg, fx.Node) and arg in self.views for arg in node.args):
+        if not all(isinstance(arg, fx.Node) and arg in self.views for arg in operands):
             raise self.unsupported(node, "an addition of something that is no tensor", "add two tensors")
-        a, b = (self.view_of(node, arg) for arg in node.args)
+        a, b = (self.view_of(node, arg) for arg in operands)
         if a.shape != b.shape or a.flat != b.flat:
             raise self.unsupported(node, f"it adds tensors of shapes {a.shape} and {b.shape}", "give them one shape")
         if self.in_place(node) and self.other_readers(node, a):
@@ -631,20 +714,24 @@ class _Walk:
         return self.unsupported(node, "it changes in place what others read", "use inplace=False")
 
 
-_MODULES: tuple[tuple[Any, Callable[..., _View | list[_View]]], ...] = (
-    (nn.Conv2d, _Walk.convolution),
-    (nn.Linear, _Walk.linear),
-    ((nn.BatchNorm1d, nn.BatchNorm2d), _Walk.batch_norm),
-    (nn.ReLU, _Walk.relu),
-    (nn.Hardtanh, _Walk.relu6),
-    (nn.MaxPool2d, _Walk.pool),
-    (nn.AvgPool2d, _Walk.average),
-    (nn.AdaptiveAvgPool2d, _Walk.adaptive_average),
-    (nn.LocalResponseNorm, _Walk.response_norm),
-    (nn.ChannelShuffle, _Walk.shuffle),
-    ((nn.Flatten, nn.Unflatten), _Walk.reshape),
-    (_SKIPPED_MODULES, _Walk.skip),
-)
+_MODULES: dict[type[nn.Module], Callable[..., _View | list[_View]]] = {
+    nn.Conv2d: _Walk.convolution,
+    nn.Linear: _Walk.linear,
+    nn.BatchNorm1d: _Walk.batch_norm,
+    nn.BatchNorm2d: _Walk.batch_norm,
+    nn.ReLU: _Walk.relu,
+    nn.Hardtanh: _Walk.relu6,
+    nn.MaxPool2d: _Walk.pool,
+    nn.AvgPool2d: _Walk.average,
+    nn.AdaptiveAvgPool2d: _Walk.adaptive_average,
+    nn.LocalResponseNorm: _Walk.response_norm,
+    nn.ChannelShuffle: _Walk.shuffle,
+    nn.Flatten: _Walk.reshape,
+    nn.Unflatten: _Walk.reshape,
+    nn.Dropout: _Walk.skip,
+    nn.Dropout2d: _Walk.skip,
+    nn.Identity: _Walk.skip,
+}
 _FUNCTIONS: dict[str, Callable[..., _View | list[_View]]] = {
     "relu": _Walk.relu,
     "relu6": _Walk.relu6,
@@ -674,6 +761,14 @@ _FUNCTIONS: dict[str, Callable[..., _View | list[_View]]] = {
 }
 
 
+_MONOTONE = "remove it: argmax is the same"
+_REMEDIES = {
+    "softmax": f"{_MONOTONE}, and cross_entropy takes what is before it",
+    "logsoftmax": f"{_MONOTONE}, and CrossEntropyLoss of what is before it is NLLLoss of this",
+}
+"""For operators that are commonly at a network's end."""
+
+
 def _target_name(node: fx.Node) -> str:
     """Name of what a node calls."""
     if node.target is F.max_pool2d:
@@ -696,15 +791,12 @@ def _names(held: _View | list[_View]) -> set[str]:
     return held.names if isinstance(held, _View) else set().union(*(view.names for view in held))
 
 
-def _bias(module: nn.Conv2d | nn.Linear) -> torch.Tensor:
-    return torch.zeros(module.weight.shape[0]) if module.bias is None else module.bias.detach()
-
-
 def _failing_node(error: BaseException) -> str:
     """ShapeProp's message begins with the node it failed at."""
     text = str(error)
     if "node=" in text:
-        return text.split("node=", 1)[1].split(" ", 1)[0].lstrip("%")
+        name = text.split("node=", 1)[1].split(" ", 1)[0].lstrip("%")
+        return name.removeprefix(f"{ROOT}_")
     return "network"
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from host.compiler.compile import compile as compile_network
+from host.compiler.compile import calibration_images, compile_graph
+from host.compiler.trace import Follower, Graph, trace
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs
 from host.faults import canary
@@ -65,8 +65,10 @@ def attach(
     AttachError
         If `protect` names an unknown layer, or `gradient` is unknown.
     """
-    program = compile_network(net, device.config, calibrate=calibrate, per_channel=per_channel, fallback=fallback)
-    twin = Twin(net, program, device, gradient=gradient, canary_image=calibrate[:1])
+    images = calibration_images(calibrate)
+    graph = trace(net, images)
+    program = compile_graph(graph, device.config, images, per_channel=per_channel, fallback=fallback)
+    twin = Twin(net, program, device, gradient=gradient, canary_image=images[:1], graph=graph)
     twin.protect(protect)
     return twin
 
@@ -98,6 +100,7 @@ class Twin(nn.Module):
         *,
         gradient: Gradient = "straight_through",
         canary_image: torch.Tensor | None = None,
+        graph: Graph | None = None,
     ) -> None:
         super().__init__()
         if gradient not in get_args(Gradient):
@@ -106,8 +109,8 @@ class Twin(nn.Module):
         self.gradient: Gradient = gradient
         self.device = device
         self.report = LaunchReport()
-        self._norms = _norms(net)
-        self._out_shape = _out_shape(net, program)
+        graph = trace(net, torch.zeros(1, *program.input_shape)) if graph is None else graph
+        self._follower = Follower(net, graph, program.input_shape)
         self._written: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._faults: _FaultStream | None = None
         self._fallback = tuple(layer.name for layer in program.layers if layer.placement == "cpu")
@@ -159,44 +162,30 @@ class Twin(nn.Module):
         }
 
     def _module(self, name: str) -> nn.Module:
-        module = self.net
-        for part in self.program.modules[name].split("."):
-            module = getattr(module, part)
-        return module
+        return self.net.get_submodule(self.program.modules[name])
 
     def effective(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A layer's float weight and bias as functions of the network's parameters: a batch norm after it folded in.
 
-        Of a layer that is no module with weights: the constants it stands for.
+        Parametrisations, weight norm, spectral norm and pruning count as they do in evaluation mode. Of a layer that is
+        no module with weights: the constants it stands for.
         """
         return self._effective(self.program.layer(name))
 
     def _effective(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if layer.constant:
-            return constant_weight(layer), None
-        module = self._module(layer.name)
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, torch.Tensor)
-        assert bias is None or isinstance(bias, torch.Tensor)
-        norm = self._norms.get(self.program.modules[layer.name])
-        if norm is None:
-            return weight, bias
-        bn = self.net.get_submodule(norm)
-        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
-        assert bn.running_mean is not None
-        zeros = torch.zeros_like(bn.running_mean) if bias is None else bias
-        assert bn.running_var is not None
-        one, none = torch.ones_like(bn.running_var), torch.zeros_like(bn.running_var)
-        gamma, beta = (one if bn.weight is None else bn.weight), (none if bn.bias is None else bn.bias)
-        scale = gamma * torch.rsqrt(bn.running_var + bn.eps)
-        shape = (-1,) + (1,) * (weight.dim() - 1)
-        return weight * scale.reshape(shape), (zeros - bn.running_mean) * scale + beta
+        return (constant_weight(layer), None) if layer.constant else self._follower.weights(self.net, layer.name)
 
     def refresh(self) -> list[str]:
         """Requantise the layers whose master weights changed since the last forward pass; returns their names.
 
         Changes are found by comparing values, so that none is missed however it was made.
+
+        Raises
+        ------
+        CompileError
+            If the network no longer computes what was attached: a module was replaced by another, a hook was added.
         """
+        self._follower.check(self.net)
         with torch.no_grad():
             return [layer.name for layer in self.program.layers if not layer.constant and self._refresh(layer)]
 
@@ -205,10 +194,10 @@ class Twin(nn.Module):
         name, (weight, bias) = layer.name, self._effective(layer)
         weight, bias = weight.detach(), None if bias is None else bias.detach()
         old = self._written.get(name)
-        if old is not None and torch.equal(weight, old[0]) and (bias is None or _equal(bias, old[1])):
+        if old is not None and torch.equal(weight, old[0]) and _equal(bias, old[1]):
             return False
         self.program.requantise(name, weight, bias, self.device.quantise_finite, self.device.quantise_layer)
-        if old is None:
+        if old is None or (bias is None) != (old[1] is None):
             self._written[name] = (weight.clone(), None if bias is None else bias.clone())
         else:
             old[0].copy_(weight)
@@ -239,7 +228,7 @@ class Twin(nn.Module):
         outputs = self.run(images, writeback=self.training)
         last = self.program.layers[-1]
         if not recording:
-            return dequantise(outputs.out[last.name], last.out_frac).reshape(len(x), *self._out_shape)
+            return dequantise(outputs.out[last.name], last.out_frac).reshape(len(x), *self._follower.out_shape)
         through = outputs
         if self._faults is not None and self.gradient == "clean":
             through = self.run(images, writeback=True, faults=False)
@@ -251,7 +240,7 @@ class Twin(nn.Module):
             made = outputs.out[layer.name] if layer is last else None
             value = DeviceLayer.apply(_gather(values, layer), weight, bias, self._geometry[layer.name], kept, made)
             values[layer.name], recorded[layer.name] = value, kept.out
-        return values[last.name].reshape(len(x), *self._out_shape)
+        return values[last.name].reshape(len(x), *self._follower.out_shape)
 
     def run(self, images: Int8, *, writeback: bool, faults: bool = True) -> Outputs:
         """Run int8 images, shape (N, C, H, W), on the device; counts them as the fault context's next, if `faults`."""
@@ -319,25 +308,5 @@ def _gather(values: Mapping[str, torch.Tensor], layer: Layer) -> torch.Tensor:
     return stacked if layer.channels is None else stacked.index_select(1, torch.tensor(layer.channels))
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor | None) -> bool:
-    return b is not None and torch.equal(a, b)
-
-
-def _norms(net: nn.Module) -> dict[str, str]:
-    """The batch norm that follows each convolution or linear module, by qualified names."""
-    graph = fx.Tracer().trace(net)
-    modules = dict(net.named_modules())
-    found = {}
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], nn.modules.batchnorm._BatchNorm):
-            before = node.args[0]
-            if before.op == "call_module" and isinstance(modules[before.target], (nn.Conv2d, nn.Linear)):
-                found[before.target] = node.target
-    return found
-
-
-def _out_shape(net: nn.Module, program: Program) -> tuple[int, ...]:
-    """Shape of one image's result as the network itself gives it."""
-    plain = copy.deepcopy(net).eval()
-    with torch.no_grad():
-        return tuple(plain(torch.zeros(1, *program.input_shape)).shape[1:])
+def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return b is None if a is None else b is not None and torch.equal(a, b)

@@ -127,7 +127,7 @@ def _beside(net: Net, y: torch.Tensor) -> torch.Tensor:
 def test_the_graph_and_its_integers_compute_what_the_network_does(name: str) -> None:
     body, operators = BODIES[name]
     net = Net(body).eval()
-    layers = trace.trace(net, IMAGES)
+    layers = trace.trace(net, IMAGES).layers
     with torch.no_grad():
         wanted = net(IMAGES)
     torch.testing.assert_close(forward(layers, IMAGES).reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-6)
@@ -341,7 +341,7 @@ def test_the_literatures_networks_compile(name: str, lanes: int, vec: int) -> No
 def test_alexnet_has_its_response_normalisation_on_request() -> None:
     plain, normed = models.alexnet(), models.alexnet(lrn=True)
     assert list(plain.state_dict()) == list(normed.state_dict())
-    layers = trace.trace(normed, torch.rand(1, 3, 224, 224))
+    layers = trace.trace(normed, torch.rand(1, 3, 224, 224)).layers
     assert [layer.operator for layer in layers[:4]] == ["convolution", "lrn", "convolution", "lrn"]
     assert layers[1].normalisation == Normalisation(5, 1e-4, 0.75, 1.0)
     assert (layers[0].pool, layers[1].pool, layers[0].relu) == (None, Pool(3, 2), True)
