@@ -139,7 +139,8 @@ class ReadChannel(_Channel):
         self._ends: list[int] = []
         self.granted = 0
         """Cycle in which the latest burst was granted."""
-        self.urgent = [False] * readers
+        self.urgent: list[Callable[[], bool]] = [lambda: False] * readers
+        """Whether a reader's burst goes before others', asked when one is chosen."""
 
     def ask(
         self,
@@ -173,7 +174,7 @@ class ReadChannel(_Channel):
         return max(self._free, self._ends[oldest] + 1) if oldest >= 0 else self._free
 
     def _precedence(self, asker: int) -> tuple[bool, int]:
-        return not self.urgent[asker], asker
+        return not self.urgent[asker](), asker
 
     def _grant(self, asker: int, asking: _Asking) -> None:
         now = self._clock.now

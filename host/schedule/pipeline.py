@@ -97,6 +97,7 @@ class Pipeline:
         delay = 2 + adders + 1 + requantise_delay(pipecnn=pipecnn) + QUEUED
         self.outputs = Outputs(config, delay, self.conv, self.pool, self.stores)
         names = descriptor.DTYPE.names or ()
+        self.reads.urgent[WEIGHTS] = self._urgent
         self.jobs = [
             _Job(index, record := {name: int(row[name]) for name in names}, record["flags"])
             for index, row in enumerate(unit.descriptors)
@@ -117,6 +118,10 @@ class Pipeline:
         self.taken: list[int] = []
         self.weights_for: list[_Job] = []
         self.params_for: list[_Job] = []
+        self.last_regions: dict[int, list[int]] = {WEIGHTS: [], PARAMS: []}
+        """Cycles in which the reader accepts the last region of each job that a loader has taken."""
+        self.first_group = False
+        """The weights asked for are of a job's first group."""
         self.loads: list[tuple[int, _Job]] = []
         self.computes: list[tuple[int, int, _Job]] = []
         self.weight_bursts: list[Burst] = []
@@ -133,6 +138,8 @@ class Pipeline:
         processes = (
             self._fetch(),
             self._stage(),
+            self._take(WEIGHTS, self.weights_for),
+            self._take(PARAMS, self.params_for),
             self._weights(),
             self._params(),
             self._features(),
@@ -218,19 +225,46 @@ class Pipeline:
             yield burst
             at, beats = at + burst, beats - burst
 
+    def _take(self, loader: int, jobs: list[_Job]) -> Process:
+        """A loader takes a job when the reader has accepted the last region of the one before."""
+        accepted = self.last_regions[loader]
+        for index in range(sum(not job.flags & Flag.LOAD_ONLY for job in self.jobs)):
+            while len(jobs) <= index or len(accepted) < index:
+                yield self.changed
+            if index:
+                yield max(self.clock.now, accepted[index - 1] + 1)
+            jobs[index].given[loader] = self.clock.now
+            self.changed.fire()
+
+    def _urgent(self) -> bool:
+        """Whether weights go before features: the array cannot begin without a job's first group.
+
+        Not when the computing job's features still load and the weight loader has taken a job after it, even if it
+        still asks for the computing job's.
+        """
+        if not self.computes or not self.first_group:
+            return self.first_group
+        own, now = self.computes[-1][2], self.clock.now
+        if not own.early or (own.loaded is not None and own.loaded < now):
+            return True
+        taken = (job.given.get(WEIGHTS) for job in self.weights_for if job.index > own.index)
+        return not any(cycle is not None and cycle < now for cycle in taken)
+
     def _weights(self) -> Process:
         config, beats = self.config, self.word_beats
         longest = min(axi.MAX_BEATS, config.weight_words * beats // 4)
-        asked, idle, free, look = 0, 0, 0, 0
+        asked, idle, look = 0, 0, 0
         for index in range(sum(not job.flags & Flag.LOAD_ONLY for job in self.jobs)):
-            while len(self.weights_for) <= index:
+            while len(self.weights_for) <= index or WEIGHTS not in self.weights_for[index].given:
                 yield self.changed
             job, record = self.weights_for[index], self.weights_for[index].record
-            job.given[WEIGHTS] = taken = max(self.clock.now, free)
-            self.changed.fire()
             size = record["steps"] * config.lanes * config.vec
-            for number in range(record["groups_out"] * record["weight_passes"]):
-                accepted = max(taken + 1, idle)
+            regions = record["groups_out"] * record["weight_passes"]
+            for number in range(regions):
+                accepted = max(job.given[WEIGHTS] + 1, idle)
+                if number == regions - 1:
+                    self.last_regions[WEIGHTS].append(accepted)
+                    self.changed.fire()
                 addr = record["weight_addr"] + number // record["weight_passes"] * size
                 asks = accepted + SIZING
                 for burst in self._bursts(addr, record["steps"] * beats, longest):
@@ -242,15 +276,11 @@ class Pipeline:
                             look += 1
                         asks = max(asks, self.given_up[look].at(keep - 1))
                     yield asks
-                    # Before the array can begin; the weights of a job after the one whose features load can wait.
-                    own = self.computes[-1][2] if self.computes else job
-                    loading = own.early and (own.loaded is None or own.loaded > self.clock.now)
-                    self.reads.urgent[WEIGHTS] = number == 0 and not (loading and own is not job)
+                    self.first_group = number == 0
                     yield from self.reads.ask(WEIGHTS, burst, partial(self._weights_there, asked, burst))
                     asked += burst
                     asks = self.reads.granted + SIZING
                     idle = self.reads.granted + 1
-            free = accepted + 1
 
     def _weights_there(self, begin: int, burst: int, first: int, last: int) -> None:
         """Beats from `begin` on (of the launch) have been granted."""
@@ -267,19 +297,20 @@ class Pipeline:
         config = self.config
         size = config.lanes * params.PARAM_BYTES
         beats = size // config.port_bytes
-        idle = free = groups = 0
+        idle = groups = 0
         for index in range(sum(not job.flags & Flag.LOAD_ONLY for job in self.jobs)):
-            while len(self.params_for) <= index:
+            while len(self.params_for) <= index or PARAMS not in self.params_for[index].given:
                 yield self.changed
             job, record = self.params_for[index], self.params_for[index].record
-            job.given[PARAMS] = taken = max(self.clock.now, free)
-            self.changed.fire()
             for group in range(record["groups_out"]):
-                accepted = max(taken + 1, idle)
+                accepted = max(job.given[PARAMS] + 1, idle)
                 if groups >= PARAM_GROUPS:
                     while len(self.params_taken) <= groups - PARAM_GROUPS:
                         yield self.released
                     accepted = max(accepted, self.params_taken[groups - PARAM_GROUPS])
+                if group == record["groups_out"] - 1:
+                    self.last_regions[PARAMS].append(accepted)
+                    self.changed.fire()
                 asks = accepted + SIZING
                 left = beats
                 for burst in self._bursts(record["param_addr"] + group * size, beats, min(beats, axi.MAX_BEATS)):
@@ -289,7 +320,6 @@ class Pipeline:
                     asks = self.reads.granted + SIZING
                 idle = self.reads.granted + 1
                 groups += 1
-            free = accepted + 1
 
     def _params_come(self, left: int, first: int, last: int) -> None:
         if left == 0:

@@ -53,6 +53,13 @@ def test_random_launches_cycles_are_predicted_within_two_percent(config: Config,
         assert predicted == pytest.approx(counted, rel=0.02)
 
 
+def test_weights_that_wait_for_the_features_of_their_own_job_are_predicted_exactly() -> None:
+    # The weight loader takes the second job while it still asks for the first one's weights: these then go after
+    # the features, although nothing begins without them.
+    for predicted, counted in errors(CONFIGS[3], Memory(200), 10, range(13, 14)):
+        assert predicted == counted
+
+
 @pytest.mark.parametrize("memory", [MEMORIES[number] for number in (0, 4, 5, 9)], ids=str)
 @pytest.mark.parametrize("config", CONFIGS[8:], ids=lambda config: f"{config.lanes}x{config.vec}")
 def test_a_microprograms_cycles_are_predicted_exactly(config: Config, memory: Memory) -> None:
