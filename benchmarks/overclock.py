@@ -10,6 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from benchmarks.cosim import _fill, _program
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
@@ -52,7 +54,7 @@ def measure(
     dict
         plain_cycles_per_second : of the build without instrumentation
         clocks : for each share, its period (ps), cycles_per_second, ratio to the plain build, the groups of each bank
-        in which a bit is late, the reference's seconds for the batch
+        in which a bit is late, the reference's seconds for the batch, and whether the RTL gave the reference's bytes
     """
     import torch
 
@@ -87,14 +89,17 @@ def measure(
                 here = launch.with_faults(plans[share], 0)
                 device.write(here.units[0].late_masks_address, here.units[0].late_masks)
                 found[share].append(_speed(raw, here))
-        program = builds[MOST_GROUPS][3]
+        device, _, _, program = builds[MOST_GROUPS]
+        last = program.layers[-1].name
         clocks = []
         for share in shares:
             conditions = plans[share].conditions
             banks = {} if conditions is None else conditions.banks(program.config)
             runtime = Runtime(program, ReferenceDevice(program.config))
             started = time.perf_counter()
-            runtime.forward(x, plan=plans[share])
+            expected = runtime.forward(x, plan=plans[share]).out[last]
+            seconds = time.perf_counter() - started
+            found_bytes = Runtime(program, device).forward(x, writeback=False, plan=plans[share]).out[last]
             clocks.append(
                 {
                     "share": share,
@@ -102,7 +107,8 @@ def measure(
                     "cycles_per_second": round(statistics.median(found[share])),
                     "ratio": round(statistics.median(found[share]) / statistics.median(plain), 3),
                     "groups": {name: masks.groups for name, masks in banks.items()},
-                    "reference_seconds": round(time.perf_counter() - started, 2),
+                    "reference_seconds": round(seconds, 2),
+                    "same_bytes": np.array_equal(found_bytes, expected),
                 }
             )
     return {"plain_cycles_per_second": round(statistics.median(plain)), "batch": batch, "clocks": clocks}

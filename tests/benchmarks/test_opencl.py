@@ -39,10 +39,7 @@ def test_a_small_run_gives_every_figure_and_a_picture(tmp_path: Path) -> None:
     result, spans = opencl.measure(batch=2, rounds=1, stream=3)
     assert result["same_bytes"]
     assert set(result["ratio_to"]) == set(result["images_per_second"]) - {"opencl"} >= {"reference"}
-    assert result["conv_faulty_gmacs_per_second"] > 0
     assert set(result["late"]) == {"in_time", "emulator", *(f"{share:g}" for share in opencl.SHARES)}
-    assert all(ratio > 0 for ratio in result["late"].values())
-    assert 0 <= result["overlap"]["hidden_share"] <= 1
     assert {span.batch for span in spans} == {0, 1, 2}
     json.dumps(result)
     opencl.plot(spans, tmp_path / "timeline.png")
