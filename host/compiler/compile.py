@@ -11,7 +11,7 @@ from torch import nn
 
 from host.compiler.limits import CompileError, check_layer
 from host.compiler.trace import FloatLayer, Graph, trace
-from host.program import lrn, quantisation
+from host.program import lrn, quantisation, sums
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Placement
 from host.program.program import Int8, Int32, Program, ProgramError, quantise_layer
@@ -25,6 +25,8 @@ MAX_ADD_BITS = 6
 """Most bits by which an addition's weight, a power of two in int8, scales an operand up."""
 LEAST_FRAC = -100
 """Fractions below it are of no real network."""
+AVERAGE_ERROR = 0.02
+"""Largest relative error of an average's weight that sums of 32 bits may cost."""
 UNUSED_FRAC = 7
 """Fraction given to a tensor that is zero everywhere, where any would do."""
 
@@ -128,6 +130,12 @@ def _wanted(graph: list[FloatLayer], images: torch.Tensor) -> dict[str, int | No
     last_reader = {source: at for at, layer in enumerate(graph) for source in layer.sources}
     for at, layer in enumerate(graph):
         y, values[layer.name] = _evaluate(layer, values, len(images))
+        if not quantisation.finite(y.numpy()):
+            raise CompileError(
+                layer.name,
+                "its values on the calibration images are NaN or infinite in float32",
+                "lower its weights, or normalise before it",
+            )
         wanted[layer.name] = quantisation.best_frac(y.numpy())
         for source in layer.sources:
             if last_reader[source] == at:
@@ -214,7 +222,11 @@ class _Fractions:
         if layer.operator == "convolution":
             # A shift below zero cannot be done: the output takes a coarser scale, which loses less than saturating
             # weights.
-            fracs = [frac for frac in self.weights[layer.name].fracs(in_frac) if frac is not None]
+            weights = self.weights[layer.name]
+            fracs = [
+                most if frac is None else frac
+                for frac, most in zip(weights.fracs(in_frac), weights.bounds(in_frac), strict=True)
+            ]
             bias = [(layer.name, frac - self.least) for frac in fracs] if self.least else []
             return [(layer.name, in_frac + frac - self.least) for frac in fracs] + bias
         if layer.operator == "average":
@@ -285,20 +297,40 @@ class _Weights:
         self.pipecnn = pipecnn
         weight, bias = source.weight.numpy(), source.bias.numpy()
         self.channels, self.per_channel = len(weight), per_channel
-        groups = [weight[m : m + 1] for m in range(len(weight))] if per_channel else [weight]
-        self.found = [quantisation.best_frac(group) for group in groups]
-        bias_groups = [bias[m : m + 1] for m in range(len(bias))] if per_channel else [bias]
+        self.groups = [weight[m : m + 1] for m in range(len(weight))] if per_channel else [weight]
+        self.biases = [bias[m : m + 1] for m in range(len(bias))] if per_channel else [bias]
+        self.wanted = [quantisation.best_frac(group) for group in self.groups]
         # A bias must fit int32 at scale in_frac + weight_frac; PipeCNN's, int8 at weight_frac.
-        largest = 127 if pipecnn else 2**31 - 1
-        peaks = [float(np.max(np.abs(biases), initial=0.0)) for biases in bias_groups]
+        largest = 127 if pipecnn else sums.LIMIT // 2
+        peaks = [float(np.max(np.abs(biases), initial=0.0)) for biases in self.biases]
         self.most = [10_000 if peak == 0 else int(np.floor(np.log2(largest / peak))) for peak in peaks]
+        self.found: dict[int, list[int | None]] = {}
 
     def fracs(self, in_frac: int) -> list[int | None]:
-        """What each group's weights want and its biases allow; None where all weights are zero."""
-        return [
-            None if frac is None else min(frac, most if self.pipecnn else most - in_frac)
-            for frac, most in zip(self.found, self.most, strict=True)
-        ]
+        """What each group's weights want, and its biases and sums allow; None where all weights are zero."""
+        if in_frac not in self.found:
+            bounds = zip(self.wanted, self.bounds(in_frac), strict=True)
+            self.found[in_frac] = [
+                None if frac is None else self.summable(group, min(frac, most), in_frac)
+                for group, (frac, most) in enumerate(bounds)
+            ]
+        return self.found[in_frac]
+
+    def bounds(self, in_frac: int) -> list[int]:
+        """The largest fraction that each group's biases allow, its weights aside."""
+        return [most if self.pipecnn else most - in_frac for most in self.most]
+
+    def summable(self, group: int, frac: int, in_frac: int) -> int:
+        """The largest fraction up to `frac` at which no sum reaches 32 bits, with a bit to grow into in training."""
+        weight, bias = self.groups[group], self.biases[group]
+        while True:
+            start = None if self.pipecnn else np.ceil(np.ldexp(np.abs(bias.astype(np.float64)), frac + in_frac))
+            most = 0.0 if start is None else 2 * float(start.max(initial=0.0))
+            if most + weight[0].size * sums.MOST <= sums.LIMIT:
+                return frac
+            if 2 * sums.reach(quantisation.quantise(weight, frac), start).max() <= sums.LIMIT:
+                return frac
+            frac -= 1
 
     def chosen(self, in_frac: int, out_frac: int) -> tuple[int, ...]:
         """One fraction an output channel."""
@@ -309,17 +341,38 @@ class _Weights:
             unused = max(unused, out_frac, out_frac - in_frac) + 1
         fallback = min((frac for frac in fracs if frac is not None), default=unused)
         # A shift above 31 means weights far below what the output can show: they take a coarser scale.
-        per_group = [min(fallback if frac is None else frac, limit) for frac in fracs]
+        per_group = [
+            min(min(fallback, most) if frac is None else frac, limit)
+            for frac, most in zip(fracs, self.bounds(in_frac), strict=True)
+        ]
         return tuple(per_group if self.per_channel else per_group * self.channels)
 
 
 def _average(layer: FloatLayer) -> tuple[int, int]:
-    """Integer weight of an average and its fraction: 1 / (KH * KW), as fine as int8 holds it."""
+    """Integer weight of an average and its fraction: 1 / (KH * KW), as fine as int8 and sums of 32 bits hold it."""
     window = layer.weight.shape[2] * layer.weight.shape[3]
+
+    def weight(frac: int) -> int:
+        return (2 ** (frac + 1) + window) // (2 * window)
+
+    def error(frac: int) -> float:
+        return abs(weight(frac) * window / 2**frac - 1)
+
     frac = 0
-    while (2 ** (frac + 2) + window) // (2 * window) <= 127:
+    while weight(frac + 1) <= 127:
         frac += 1
-    return (2 ** (frac + 1) + window) // (2 * window), frac
+    if 128 * window * weight(frac) > sums.LIMIT:
+        smaller = [at for at in range(frac, -1, -1) if 128 * window * weight(at) <= sums.LIMIT]
+        frac = min(smaller, key=error)
+        if error(frac) > AVERAGE_ERROR:
+            kh, kw = layer.weight.shape[2:]
+            raise CompileError(
+                layer.name,
+                f"sums over its window of {kh}x{kw} do not fit 32 bits (128 * sum|w| is at most {sums.LIMIT}), unless "
+                f"the weight is {100 * error(frac):.1f} % off",
+                "average in two steps: AvgPool2d with a small window, then the rest",
+            )
+    return weight(frac), frac
 
 
 def _constants(layer: Layer, fractions: _Fractions) -> tuple[Int8, Int32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from host.program import arrangement
+from host.program import arrangement, lrn, sums
 from host.program.layers import Layer
 from host.schedule.reading import reading
 from host.schedule.tiling import column_axis, cut
@@ -36,8 +36,10 @@ def is_fully_connected(layer: Layer) -> bool:
 
 def check_layer(layer: Layer, config: Config) -> None:
     """Raise `CompileError` unless the layer is well formed and, where placed there, fits the accelerator."""
+    if layer.operator == "lrn":
+        check_normalisation(layer)
     check_arithmetic(layer)
-    if config.arithmetic == "pipecnn" and layer.operator != "lrn":
+    if layer.operator != "lrn" and config.arithmetic == "pipecnn":
         check_pipecnn(layer)
     if layer.placement == "accelerator":
         check_accelerator(layer, config)
@@ -101,6 +103,26 @@ def check_pipecnn(layer: Layer) -> None:
             layer.name,
             f"its bias shift {bias_shift} (weight_frac - out_frac) is below PipeCNN's least, 1",
             "choose a smaller out_frac, or the plain arithmetic",
+        )
+
+
+def check_normalisation(layer: Layer) -> None:
+    """What `host.program.lrn` can compute: squares that 32 bits add up, factors that 64 bits hold and round well."""
+    how = layer.normalisation
+    assert how is not None
+    if how.size < 1 or how.size * sums.MOST > sums.LIMIT:
+        raise CompileError(
+            layer.name,
+            f"the squares of {how.size} channels do not add up in 32 bits",
+            f"normalise over 1 to {sums.LIMIT // sums.MOST} channels",
+        )
+    ends = lrn.ends(how, layer.in_frac)
+    if not lrn.LEAST_FACTOR <= min(ends) <= max(ends) <= lrn.MOST_FACTOR:
+        raise CompileError(
+            layer.name,
+            f"its factors reach from {min(ends):.3g} to {max(ends):.3g} (in units of 2**-{lrn.FACTOR_FRAC}), outside "
+            f"{lrn.LEAST_FACTOR} to {lrn.MOST_FACTOR:.3g}",
+            "use k, alpha and beta that change values less",
         )
 
 

@@ -7,6 +7,8 @@ sum over the `size` channels around x's own, of which those that do not exist co
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,10 @@ Int8 = npt.NDArray[np.int8]
 
 FACTOR_FRAC = 24
 """Fraction of the factor that an input is multiplied by; the layer's `weight_frac`, so that `shift` holds."""
+LEAST_FACTOR = 16
+"""Below it rounding costs a factor more than 3 %."""
+MOST_FACTOR = 1 << 54
+"""Products with int8 values and their rounding fit 64 bits."""
 
 
 def normalise(x: Int8, layer: Layer) -> Int8:
@@ -37,6 +43,17 @@ def normalise(x: Int8, layer: Layer) -> Int8:
     shift = layer.shift[0]
     rounded = (products + ((1 << shift) >> 1)) >> shift
     return np.clip(rounded, 0 if layer.relu else -128, layer.upper).astype(np.int8)
+
+
+def ends(how: Normalisation, in_frac: int) -> tuple[float, float]:
+    """`factor(t)`, not rounded, for the least and the largest sum of squares; it is monotone between them."""
+    largest = math.ldexp(how.size * 128.0**2, -2 * in_frac)
+    try:
+        return tuple(  # type: ignore[return-value]
+            math.ldexp((how.k + how.alpha / how.size * sums) ** -how.beta, FACTOR_FRAC) for sums in (0.0, largest)
+        )
+    except OverflowError:
+        return math.inf, math.inf
 
 
 def factors(how: Normalisation, in_frac: int, largest: int) -> npt.NDArray[np.int64]:

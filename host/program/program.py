@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors.numpy import save as serialise
 
 from host.compiler.limits import check_layer
-from host.program import fold, pipecnn, quantisation
+from host.program import fold, pipecnn, quantisation, sums
 from host.program.layers import INPUT, Fold, Layer, Normalisation, Placement, Pool
 from host.store.checked import read_checked, tensors_digest
 from host.store.files import write_atomic
@@ -204,7 +204,7 @@ class Program:
         Raises
         ------
         ProgramError
-            If a value is NaN or infinite, or a shape does not fit.
+            If a value is NaN or infinite, a shape does not fit, or the layer's sums could exceed 32 bits.
         """
         layer = self.layer(name)
         self.weights[name], self.biases[name] = quantise_layer(
@@ -339,6 +339,7 @@ def quantise_layer(
     found = None if short is None else short(layer, w, b)
     if found is not None:
         quantised, stored = found
+        _check_sums(layer, quantised, stored, arithmetic)
         return frozen(quantised if layer.fold is None else fold.fold_weights(quantised)), frozen(stored)
     frac = layer.weight_fracs
     whole = quantise(w, frac[:, None, None, None])
@@ -354,7 +355,20 @@ def quantise_layer(
         stored = pipecnn.stored_bias(quantisation.quantise(b, frac).astype(np.int32), frac, layer.out_frac)
     else:
         stored = quantisation.quantise_bias(b, frac + layer.in_frac)
+    _check_sums(layer, quantised, stored, arithmetic)
     return frozen(quantised), frozen(stored)
+
+
+def _check_sums(layer: Layer, weight: Int8, bias: Int32, arithmetic: str) -> None:
+    """Raise `ProgramError` if the accumulators could wrap on some input."""
+    found = sums.overflowing(weight, None if arithmetic == "pipecnn" else bias)
+    if found is not None:
+        channel, reached = found
+        raise ProgramError(
+            f"layer {layer.name!r}: with these weights its sums can reach {reached:,} at output channel {channel} "
+            f"(|bias| + 128 * sum|w|), where 32 bits end at {sums.LIMIT:,}; compile or attach the network anew, which "
+            "chooses coarser fractions, or lower its weights and bias"
+        )
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from host.compiler.compile import compile as compile_network
 from host.compiler.limits import CompileError
 from host.models import lenet5
+from host.program import quantisation
 from host.program.program import Program, ProgramError
 from hw.config import Config
 
@@ -118,10 +119,20 @@ def test_shapes_that_do_not_fit_are_refused(program: Program) -> None:
         program.requantise("fc1", torch.zeros(120, 400), torch.zeros(3))
 
 
-def test_biases_saturate_at_the_ends_of_int32(program: Program) -> None:
-    bias = torch.tensor([1e30, -1e30, 0.0] + [0.0] * 117)
-    program.requantise("fc1", torch.zeros(120, 400), bias)
-    assert program.biases["fc1"][:3].tolist() == [2**31 - 1, -(2**31), 0]
+def test_biases_saturate_at_the_ends_of_int32() -> None:
+    found = quantisation.quantise_bias(np.array([1e30, -1e30, 0.0]), np.array([0, 3, 9]))
+    assert found.tolist() == [2**31 - 1, -(2**31), 0]
+
+
+@pytest.mark.parametrize("bias", [1e30, -1e30])
+@pytest.mark.parametrize("weight", [0.0, 1e-3])
+def test_a_bias_that_32_bits_do_not_hold_is_refused_and_changes_nothing(
+    program: Program, bias: float, weight: float
+) -> None:
+    before = program.digest
+    with pytest.raises(ProgramError, match=r"layer 'fc1': .* its sums can reach 2,147,.* at output channel 1 .*anew"):
+        program.requantise("fc1", torch.full((120, 400), weight), torch.tensor([0.0, bias] + [0.0] * 118))
+    assert program.digest == before
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 27, 28), (2, 3, 28, 28), (1, 28, 28), (28, 28)])
