@@ -394,7 +394,7 @@ def another_norm() -> nn.BatchNorm2d:
 FOLLOWED: dict[str, Callable[[Changing], None]] = {
     "bias removed": lambda net: in_place(net, conv__bias=None, fc__bias=None),
     "bias added": lambda net: in_place(net, conv__bias=nn.Parameter(torch.full((4,), 0.2))),
-    "weight replaced": lambda net: in_place(net, fc__weight=nn.Parameter(torch.rand(3, 64) * 0.1)),
+    "weight replaced": lambda net: in_place(net, fc__weight=nn.Parameter(net.fc.weight.detach() * 0.7)),
     "module replaced": lambda net: in_place(net, conv=nn.Conv2d(1, 4, 3)),
     "norm replaced": lambda net: in_place(net, norm=another_norm()),
     "norm's epsilon": lambda net: in_place(net, norm__eps=0.3),
