@@ -300,6 +300,7 @@ class _Walk:
 
     def handle(self, node: fx.Node) -> _View | list[_View]:
         module: nn.Module | None = None
+        method: Callable[..., _View | list[_View]] | None = None
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             known = kind(module)
@@ -307,8 +308,12 @@ class _Walk:
         elif node.op == "call_method" or (node.op == "call_function" and known_function(node.target)):
             name = _target_name(node)
             method = _FUNCTIONS.get(name) or _FUNCTIONS.get(name.removesuffix("_"))
-        else:
-            method = None
+        elif node.op == "get_attr":
+            raise CompileError(
+                path_of(node.target),
+                "forward computes with this tensor outside a module",
+                "let a Conv2d or Linear of its own compute with it, or a parametrisation (torch.nn.utils.parametrize)",
+            )
         if method is None:
             name = type(module).__name__ if module is not None else _target_name(node)
             remedy = _REMEDIES.get(name.lower().replace("_", ""))
