@@ -247,6 +247,8 @@ class _Walk:
         self.paths = {path_of(name) for name in self.modules}
         self.shape = shape
         self.layers: list[FloatLayer] = []
+        self.makers: set[fx.Node] = set()
+        """Nodes that computed a layer from what they read, and so read it as it was."""
         self.views: dict[fx.Node, _View | list[_View]] = {}
         graph = graph_module.graph
         # What works in place is needed by whoever reads the tensor it changes.
@@ -477,6 +479,7 @@ class _Walk:
         channels = None if chosen == tuple(range(sum(sizes))) else chosen
         layer = FloatLayer(name, sources, sizes, channels, view.shape, weight, bias, **rest)
         self.layers.append(layer)
+        self.makers.add(node)
         return layer
 
     def constant(self, name: str, operator: Operator, view: _View, node: fx.Node, **rest: Any) -> FloatLayer:
@@ -537,22 +540,29 @@ class _Walk:
         return self.name(path or "network")
 
     def batch_norm(self, node: fx.Node, module: nn.BatchNorm1d | nn.BatchNorm2d) -> _View:
-        view, before = self.view(node), argument(node, 0, "input")
-        owner = self.modules.get(str(before.target)) if before.op == "call_module" else None
-        pairs = ((nn.Conv2d, nn.BatchNorm2d), (nn.Linear, nn.BatchNorm1d))
-        if not any(isinstance(owner, first) and isinstance(module, second) for first, second in pairs):
+        view = self.view(node)
+        layer = next((layer for layer in self.layers if layer.name in view.names), None)
+        if (
+            layer is None
+            or layer.origin is None
+            or layer.origin.norm is not None
+            or layer.relu
+            or layer.pool is not None
+            or (view.flat and view.extents != (1, 1))
+        ):
             raise self.unsupported(node, "a batch norm that does not directly follow a convolution or linear layer")
+        if view.channels != self.whole(layer).channels:
+            raise self.unsupported(
+                node, "a batch norm of channels that were rearranged", "normalise before splitting or shuffling"
+            )
         if self.other_readers(node, view):
             raise self.unsupported(
-                node,
-                f"others read what {path_of(before.target)!r} gives to this batch norm",
-                "normalise before branching",
+                node, f"others read what {layer.name!r} gives to this batch norm", "normalise before branching"
             )
         if module.training:
             raise self.unsupported(node, "batch norm that stays in training in evaluation", "let eval() switch it")
-        origin = Origin(path_of(before.target), path_of(node.target))
-        origin.read(self.modules[ROOT])
-        next(layer for layer in self.layers if layer.origin == Origin(origin.module)).origin = origin
+        layer.origin = replace(layer.origin, norm=path_of(node.target))
+        layer.origin.read(self.modules[ROOT])
         return view
 
     def add(self, node: fx.Node, module: nn.Module | None = None) -> _View:
@@ -712,7 +722,9 @@ class _Walk:
         names = view.names
         shown = {other for other, held in self.views.items() if names & _names(held)}
         return any(
-            user is not node and user not in shown and user in self.needed for other in shown for user in other.users
+            user is not node and user in self.needed and (user not in shown or user in self.makers)
+            for other in shown
+            for user in other.users
         )
 
     def changed_in_place(self, node: fx.Node) -> CompileError:

@@ -115,8 +115,29 @@ BODIES: dict[str, tuple[Callable[[Net, torch.Tensor], torch.Tensor], dict[str, i
     "two poolings": (lambda n, x: F.max_pool2d(F.max_pool2d(n.a(x), 2), 2), {"convolution": 1, "identity": 1}),
     "pool first": (lambda n, x: n.a(F.max_pool2d(x, 3, 2, 1)), {"convolution": 1, "identity": 1}),
     "response norm": (lambda n, x: F.local_response_norm(n.a(x), 3, 0.5), {"convolution": 1, "lrn": 1}),
+    "ReLU of what others computed from": (
+        lambda n, x: n.wide(n.relu(_dense(n, n.a(x)))), {"convolution": 3, "identity": 1},
+    ),
+    "pool of what was computed from": (
+        lambda n, x: n.wide(F.max_pool2d(_dense(n, n.a(x)), 2)), {"convolution": 3, "identity": 1},
+    ),
+    "ReLU and pool of what was computed from": (
+        lambda n, x: n.wide(n.relu(F.max_pool2d(_dense(n, n.a(x)), 2))), {"convolution": 3, "identity": 1},
+    ),
+    "ReLU of a half and what was computed from the other": (
+        lambda n, x: n.c(n.relu(_halves(n, n.a(x)))), {"convolution": 2, "add": 1, "identity": 1},
+    ),
     "unused branch": (lambda n, x: (n.a(x), n.b(x))[1], {"convolution": 1}),
 }  # fmt: skip
+
+
+def _dense(net: Net, y: torch.Tensor) -> torch.Tensor:
+    return torch.cat((y, net.c(y)), 1)
+
+
+def _halves(net: Net, y: torch.Tensor) -> torch.Tensor:
+    left, right = y.chunk(2, 1)
+    return torch.cat((left, left + right), 1)
 
 
 def _beside(net: Net, y: torch.Tensor) -> torch.Tensor:
