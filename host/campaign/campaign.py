@@ -23,7 +23,7 @@ from safetensors.numpy import save as serialise
 from host.campaign import pool, stop
 from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
 from host.campaign.store import SCHEMA, Counted, OutcomeRow, Store, StoreError
-from host.campaign.trials import Faults, conditions_of, describe
+from host.campaign.trials import Faults
 from host.campaign.worker import Setup
 from host.datasets.data import Labelled
 from host.devices import registry
@@ -31,18 +31,21 @@ from host.devices.device import Int8
 from host.devices.emulator import native
 from host.devices.emulator.device import EmulatorDevice
 from host.faults.plan import SITES, extents
+from host.faults.spec import brief
 from host.interrupt import deferred_interrupt
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.stats import Clustered, planned_trials
 from host.store.checked import tensors_digest
 from host.store.files import write_atomic
+from host.store.sealed import write_sealed
 from host.training.twin import Twin
 from hw.errors import RedlineError
 from sim.lock import locked
 
 STORE = "campaign.db"
-CONDITIONS = "conditions.json"
+FAULTS = "faults.json"
+"""The whole fault model, of which the fingerprint has the brief description."""
 VERSIONS = ("redline", "numpy")
 """Packages whose version decides results: numpy draws the faults. What else matters shows in the programs' digests."""
 ABOUT = ("torch", "scipy", "safetensors")
@@ -155,7 +158,7 @@ class Campaign:
         """What decides every result."""
         program = next(iter(self.programs.values()))
         return {
-            "faults": describe(self.faults),
+            "faults": brief(self.faults.spec()),
             "seed": self.seed,
             "images": self.images,
             "data": {
@@ -200,10 +203,7 @@ class Campaign:
         for name, program in self.programs.items():
             program.save(folder / "programs" / f"{name}.safetensors")
         write_atomic(folder / "data.safetensors", serialise({"images": self.quantised, "labels": self.labels}))
-        conditions = conditions_of(self.faults)
-        if conditions is not None:
-            # With its delay table, of which the fingerprint has the hash only.
-            write_atomic(folder / CONDITIONS, conditions.to_json())
+        write_sealed(folder / FAULTS, {"faults": self.faults.spec()})
         return store
 
     def run(

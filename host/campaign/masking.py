@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from host.campaign.space import Place
+from host.campaign.space import Place, plan_of
 from host.devices.device import Int8
-from host.devices.reference import accumulators, flip
+from host.devices.reference import accumulators, flip, stored_input
 from host.faults.plan import EVERY_IMAGE, SITES, FaultPlan
 from host.program.arrangement import arrange, gather
 from host.program.integer import accumulate, max_pool, run_layer, wrap
@@ -53,7 +53,7 @@ def where_masked(
     live = _live(program)
     if origin.name not in live:
         return [(origin.name, "unread")] * images
-    faulty = {**faulty, INPUT: _hit_input(clean[INPUT], place)}
+    faulty = {**faulty, INPUT: stored_input(program, clean[INPUT], plan_of(place, program.names, images), 0)}
     # The last tensor with a difference: whoever reads it masks it.
     last = np.full(images, -1)
     tensors = [INPUT, *(name for name in program.names if name in live)]
@@ -95,9 +95,7 @@ def where_any_masked(
         As for `where_masked`.
     """
     images = len(clean[INPUT])
-    faulty = {**faulty, INPUT: clean[INPUT]}
-    if program.layers[0].placement == "accelerator":
-        faulty[INPUT] = flip(clean[INPUT], plan.at(0, "input"))
+    faulty = {**faulty, INPUT: stored_input(program, clean[INPUT], plan, 0)}
     live = _live(program)
     found: list[tuple[str | None, str] | None] = [None] * images
     rows = np.arange(images)
@@ -162,13 +160,6 @@ def _live(program: Program) -> set[str]:
         if layer.name in live:
             live.update(layer.sources)
     return live
-
-
-def _hit_input(stored: Int8, place: Place) -> Int8:
-    if place.site != "input":
-        return stored
-    images = np.arange(len(stored))
-    return flip(stored, FaultPlan.of(("",), images, 0, SITES.index("input"), place.output, 0, place.bit))
 
 
 def _in_origin(program: Program, place: Place, clean: Mapping[str, Int8]) -> Integers:

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from host.campaign.campaign import CONDITIONS, STORE, CampaignError
+from host.campaign.campaign import FAULTS, STORE, CampaignError
 from host.campaign.masking import where_any_masked, where_masked
 from host.campaign.outcomes import Ranking
 from host.campaign.space import Place
 from host.campaign.store import Store
-from host.campaign.trials import Trial, faults_from, words
+from host.campaign.trials import Faults, Trial, words
 from host.campaign.worker import Setup
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs, Runtime
 from host.devices.simulation import SimulationDevice
-from host.faults.conditions import ConditionError, Conditions, StuckBit
+from host.faults.conditions import StuckBit
+from host.faults.spec import Spec, SpecError, brief, model_from
 from host.program.arrangement import steps
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.schedule.launch import Launch
+from host.store.files import ReadError
+from host.store.sealed import read_sealed
 from host.verification.expect import extents
 from hw.config import Config
 from hw.descriptor import Flag
@@ -173,6 +176,9 @@ class Replay:
         return found
 
 
+MOST_FAULTS = 1 << 30
+"""Bytes of a fault model's file: a plan of 25 million flips."""
+
 Make = Callable[[Config, Path | None], Device]
 
 
@@ -286,21 +292,23 @@ def replay(
 def _setup(folder: Path, fingerprint: dict[str, Any]) -> Setup:
     device = dict(fingerprint["device"])
     name, config = device.pop("name"), Config(**device.pop("config"))
-    faults = faults_from(fingerprint["faults"], _conditions(folder / CONDITIONS))
+    faults = _faults(folder / FAULTS, fingerprint["faults"])
     return Setup(
         folder, tuple(fingerprint["arms"]), name, config, device, faults, fingerprint["seed"], fingerprint["images"],
         tuple(fingerprint["excluded"]),
     )  # fmt: skip
 
 
-def _conditions(path: Path) -> Conditions | None:
-    """Those that a campaign kept, if it has any."""
-    if not path.exists():
-        return None
+def _faults(path: Path, described: Spec) -> Faults:
+    """The campaign's fault model, which must be the one that its fingerprint describes."""
+    remedy = "run the campaign's command again, which writes it anew"
     try:
-        return Conditions.from_json(path.read_text())
-    except ConditionError as error:
-        raise CampaignError(f"{path}: {error}; run the campaign's command again, which writes it anew") from error
+        whole = read_sealed(path, MOST_FAULTS).get("faults")
+        if brief(whole) != described:
+            raise CampaignError(f"{path}: the fault model of another campaign; {remedy}")
+        return cast("Faults", model_from(whole))
+    except (ReadError, SpecError) as error:
+        raise CampaignError(f"{error}; {remedy}") from error
 
 
 class _Traced(Runtime):

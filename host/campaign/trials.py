@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from host.campaign.permutation import Permutation
 from host.campaign.space import STUCK, FaultSpace, Place, SpaceError, StuckSpace, plan_of
+from host.faults import spec
 from host.faults.conditions import Conditions, StuckBit
-from host.faults.models import Combined, Fault, SoftErrors
-from host.faults.overclock import Overclock
+from host.faults.models import Fault
 from host.faults.plan import SITES, FaultPlan
-from host.faults.stuck import StuckAt
+from host.faults.spec import Spec
 from host.program.program import Program
 
 
@@ -50,11 +50,30 @@ class SingleFault:
                 "layers"
             )
 
+    def spec(self) -> Spec:
+        """As JSON values; `host.faults.spec.model_from` makes an equal one of them."""
+        return spec.fields_spec(self, spec.name_of(type(self)))
+
+    @classmethod
+    def made_from(cls, values: dict[str, Any]) -> SingleFault:
+        """The one of the values that `spec` gave."""
+        return cls(**values)
+
+    @staticmethod
+    def words(brief: Spec) -> str:
+        """Its description as a reader is told it."""
+        if STUCK in brief["sites"]:
+            return "One stuck bit a trial, uniform over all bits of all lanes' adders and accumulators, all different."
+        where = f" in {', '.join(brief['layers'])}" if brief["layers"] else ""
+        return f"One flip a trial ({', '.join(brief['sites'])}{where}), uniform over the whole space, all different."
+
     @property
     def stuck(self) -> bool:
         """Whether its faults are stuck bits."""
         return self.sites == (STUCK,)
 
+
+spec.register(SingleFault)
 
 Faults = SingleFault | Fault
 
@@ -164,94 +183,12 @@ def conditions_of(faults: Faults) -> Conditions | None:
     return faults.conditions if isinstance(faults, Fault) else None
 
 
-def describe(faults: Faults) -> dict[str, Any]:
-    """A fault model as JSON values, for fingerprints."""
-    if isinstance(faults, Combined):
-        return {"model": "Combined", "parts": [describe(part) for part in faults.parts]}
-    name = type(faults).__name__
-    if isinstance(faults, Overclock):
-        clock = faults.conditions.clock
-        assert clock is not None
-        return {
-            "model": name,
-            "period_ps": clock.period_ps,
-            "voltage_scale": clock.voltage_scale,
-            "delay_table": clock.table.hash,
-        }
-    if isinstance(faults, Fault) and faults.conditions is not None and not isinstance(faults, StuckAt):
-        return {"model": name, "is": str(faults.conditions), "conditions": faults.conditions.digest}
-    if is_dataclass(faults) and not isinstance(faults, type):
-        return {"model": name, **{key: _plain(value) for key, value in asdict(faults).items()}}
-    return {"model": name, "is": repr(faults)}
+def faults_words(faults: Faults) -> str:
+    """A fault model as a reader is told it."""
+    return words(spec.brief(faults.spec()))
 
 
-def faults_from(described: dict[str, Any], conditions: Conditions | None = None) -> Faults:
-    """The fault model that `describe` described.
-
-    Parameters
-    ----------
-    described : dict
-    conditions : Conditions or None
-        Those that the campaign kept: a clock's delay table is too long to be described.
-
-    Raises
-    ------
-    SpaceError
-        If it is one that is not Redline's own, or the conditions are those of another.
-    """
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items() if k != "model"}
-    model = described["model"]
-    if model == "Combined":
-        parts = [faults_from(part, conditions) for part in described["parts"]]
-        return Combined(tuple(part for part in parts if isinstance(part, Fault)))
-    if model == "Overclock":
-        clock = None if conditions is None else conditions.clock
-        if clock is None or clock.table.hash != values["delay_table"]:
-            raise SpaceError(f"the delay table {values['delay_table'][:12]} of the campaign's clock is not there")
-        # What lies beyond the model was allowed when the campaign was made.
-        return Overclock(
-            table=clock.table, period_ns=values["period_ps"] / 1000, voltage_scale=values["voltage_scale"],
-            beyond_model=True,
-        )  # fmt: skip
-    known: dict[str, type[SingleFault | SoftErrors | StuckAt]] = {
-        "SingleFault": SingleFault,
-        "SoftErrors": SoftErrors,
-        "StuckAt": StuckAt,
-    }
-    if model not in known:
-        raise SpaceError(f"faults of {model} cannot be drawn again from their description")
-    return known[model](**values)
-
-
-def words(described: dict[str, Any]) -> str:
-    """A described fault model as a reader is told it."""
-    model = described["model"]
-    if model == "SingleFault" and STUCK in described["sites"]:
-        return "One stuck bit a trial, uniform over all bits of all lanes' adders and accumulators, all different."
-    if model == "SingleFault":
-        where = f" in {', '.join(described['layers'])}" if described["layers"] else ""
-        return (
-            f"One flip a trial ({', '.join(described['sites'])}{where}), uniform over the whole space, all different."
-        )
-    parts = described["parts"] if model == "Combined" else [described]
-    said = []
-    for part in parts:
-        if part["model"] == "SoftErrors":
-            said.append(f"soft errors, {part['rate']:g} per {part['per']} ({', '.join(part['sites'])})")
-        elif part["model"] == "Overclock":
-            scale = "" if part["voltage_scale"] == 1 else f", delays x {part['voltage_scale']:g}"
-            said.append(
-                f"a clock of {1e6 / part['period_ps']:.1f} MHz (period {part['period_ps']} ps{scale}; delay table "
-                f"{part['delay_table'][:12]})"
-            )
-        elif part["model"] == "StuckAt":
-            said.append(f"bit {part['bit']} of lane {part['lane']}'s {part['site']} stuck at {part['value']}")
-        else:
-            said.append(", ".join(f"{key} {value}" for key, value in part.items()))
-    return f"In every trial: {'; '.join(said)}."
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+def words(described: Spec) -> str:
+    """A fault model's brief description as a reader is told it."""
+    said = spec.words(described)
+    return said if spec.class_of(described) is SingleFault else f"In every trial: {said}."

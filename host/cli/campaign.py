@@ -98,7 +98,7 @@ def plan(
         print(json.dumps(found.as_dict()))
         return
     show_table(found.table(), settings.net)
-    for line in [trials.words(trials.describe(settings.faults)), *found.lines()]:
+    for line in [trials.faults_words(settings.faults), *found.lines()]:
         console.print(line, highlight=False)
 
 

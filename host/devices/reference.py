@@ -13,6 +13,7 @@ from host.program import arrangement
 from host.program.arrangement import arrange_features, arrange_weights, gather, unpack_weights
 from host.program.integer import Int32, LayerOutputs, accumulate, finish, wrap
 from host.program.layers import Layer
+from host.program.program import Program
 from host.schedule import memory
 from host.schedule.launch import Launch
 from host.schedule.tiling import Band, column_axis, whole
@@ -202,6 +203,26 @@ def flip(x: Int8, faults: FaultPlan) -> Int8:
     flat = x.copy().reshape(len(x), -1).view(np.uint8)
     np.bitwise_xor.at(flat, (faults.image, faults.output), (1 << faults.bit.astype(np.uint8)).astype(np.uint8))
     return flat.view(np.int8).reshape(x.shape)
+
+
+def stored_input(program: Program, folded: Int8, plan: FaultPlan | None, first_image: int) -> Int8:
+    """The network's input as every layer that reads it finds it: with the plan's flips in its stored bits.
+
+    The bits are those that the first layer's launch reads from the accelerator's memory. If that layer runs on the CPU,
+    the input is not stored there and has no faults; else whatever reads the input, on the CPU too, reads the same bits.
+
+    Parameters
+    ----------
+    program : Program
+    folded : int8 array, shape (N, C, H, W)
+        Fault-free (`Program.fold_input`).
+    plan : FaultPlan or None
+        Image `first_image + i` of the plan is image i.
+    first_image : int
+    """
+    if plan is None or program.layers[0].placement == "cpu":
+        return folded
+    return flip(folded, plan.at(0, "input").counted_from(first_image))
 
 
 def apply_mac_faults(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
-from host.devices.reference import flip
+from host.devices.reference import flip, stored_input
 from host.faults.plan import EVERY_IMAGE, FaultPlan
 from host.faults.stream import PlanStream
 from host.program.arrangement import gather
@@ -133,7 +133,7 @@ class Runtime:
         conv: dict[str, Int8] = {}
         out: dict[str, Int8] = {}
         report = LaunchReport()
-        values: dict[str, Int8] = {INPUT: self.program.fold_input(x)}
+        values: dict[str, Int8] = {INPUT: stored_input(self.program, self.program.fold_input(x), here, first_image)}
         for placement, positions in self._segments:
             if placement == "cpu":
                 for at in positions:
@@ -148,8 +148,6 @@ class Runtime:
             launch = self._schedule(positions, len(x), writeback)
             if here is not None:
                 launch = launch.with_faults(here, first_image, events_too=self.device.reads_events)
-                if positions[0] == 0:
-                    values[INPUT] = flip(values[INPUT], here.at(0, "input").counted_from(first_image))
             report += self._launch(launch, values, here)
             wanted = self._wanted(launch, writeback)
             for at in positions:

@@ -9,10 +9,8 @@ import numpy.typing as npt
 
 from host.faults.models import Fault
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
+from host.faults.random_streams import IDS
 from host.program.program import Program
-
-_PURPOSE = len(SITES) + 1
-"""Sets these random streams apart from those of `SoftErrors` under the same seed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class FlipCount(Fault):
         )
 
     def _places(self, size: int, image: int, seed: int) -> npt.NDArray[np.int64]:
-        words = np.random.SeedSequence([seed, _PURPOSE, SITES.index(self.site), image + 1])
+        words = np.random.SeedSequence([seed, IDS["count"], IDS[self.site], image + 1])
         stream = np.random.Generator(np.random.Philox(words))
         if self.count > size // 2:
             spared = distinct(size, size - self.count, stream)

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from host.faults import spec
 from host.faults.conditions import Conditions
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
+from host.faults.random_streams import Purpose, Streams
+from host.faults.spec import Spec
 from host.faults.stream import PlanStream
 from host.program.program import Program
+from host.store.sealed import digest
 
 if TYPE_CHECKING:
     from host.training.twin import Twin
@@ -34,6 +38,52 @@ class Fault(ABC):
     def conditions(self) -> Conditions | None:
         """What holds during the whole run: a clock, stuck bits."""
         return None
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        spec.register(cls)
+
+    def spec(self) -> Spec:
+        """The whole model as JSON values, long ones with their SHA-256: `Fault.from_spec` makes an equal one of it.
+
+        A dataclass is described by its fields. Any other class gives its own, with `spec.name_of(type(self))` under
+        "model", and takes it in `made_from`.
+
+        Raises
+        ------
+        SpecError
+            If it cannot be described.
+        """
+        return spec.fields_spec(self, spec.name_of(type(self)))
+
+    @staticmethod
+    def from_spec(described: Spec) -> Fault:
+        """The model that `spec` described.
+
+        Raises
+        ------
+        SpecError
+            If the description is damaged, or of a class that this program has not imported.
+        """
+        found = spec.model_from(described)
+        if not isinstance(found, Fault):
+            raise spec.SpecError(f"a {type(found).__name__} is no fault model")
+        return found
+
+    @classmethod
+    def made_from(cls, values: dict[str, Any]) -> Fault:
+        """The model of the values that `spec` gave, lists as tuples."""
+        return cls(**values)
+
+    @classmethod
+    def words(cls, brief: Spec) -> str:
+        """Its brief description (`host.faults.spec.brief`) as a reader is told it."""
+        return ", ".join(f"{key} {value}" for key, value in brief.items())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole model, hexadecimal: the same in every process; `SpecError` as `spec`."""
+        return digest(self.spec())
 
     @abstractmethod
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
@@ -57,9 +107,15 @@ class Fault(ABC):
         """The faults of a run as a plan whose parts are drawn when asked for."""
         return PlanStream(self, program, seed)
 
-    def on(self, twin: Twin, *, seed: int, first_image: int = 0) -> AbstractContextManager[Twin]:
-        """Context in which the twin's forward passes meet these faults; leaving it restores the fault-free state."""
-        return twin.faulty(self, seed=seed, first_image=first_image)
+    def on(
+        self, twin: Twin, *, seed: int, first_image: int = 0, purpose: Purpose = "evaluation"
+    ) -> AbstractContextManager[Twin]:
+        """Context in which the twin's forward passes meet these faults; leaving it restores the fault-free state.
+
+        `evaluate` meets those of the purpose "evaluation". A training loop says `purpose="training"`: then it meets
+        other faults than the test, whatever the seeds.
+        """
+        return twin.faulty(self, seed=seed, first_image=first_image, purpose=purpose)
 
     def __add__(self, other: Fault) -> Fault:
         return Combined((*_parts(self), *_parts(other)))
@@ -70,6 +126,10 @@ class Combined(Fault):
     """Several fault models at once, drawn independently."""
 
     parts: tuple[Fault, ...]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.parts, tuple) and all(isinstance(part, Fault) for part in self.parts)):
+            raise TypeError(f"the parts of combined faults are fault models, not {self.parts!r:.60}")
 
     @property
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -82,11 +142,15 @@ class Combined(Fault):
         found = [part.conditions for part in self.parts if part.conditions is not None]
         return sum(found[1:], found[0]) if found else None
 
+    @classmethod
+    def words(cls, brief: Spec) -> str:
+        return "; ".join(spec.words(part) for part in brief["parts"])
+
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         plan = FaultPlan.of(program.names)
         for number, part in enumerate(self.parts):
             # Each part has a stream of its own: two equal models would otherwise cancel.
-            own = seed if number == 0 else int(_Streams(seed, "part", number).of(0).integers(1 << 62))
+            own = seed if number == 0 else int(Streams(seed, "part", number).of(0).integers(1 << 62))
             plan = plan + part.draw(program, first_image, images, own)
         return plan
 
@@ -126,12 +190,17 @@ class SoftErrors(Fault):
             if site not in legal:
                 raise ValueError(f"a rate per {self.per} has the sites {', '.join(legal)}, not {site!r}")
         object.__setattr__(self, "sites", chosen)
+        object.__setattr__(self, "rate", float(self.rate))
+
+    @classmethod
+    def words(cls, brief: Spec) -> str:
+        return f"soft errors, {brief['rate']:g} per {brief['per']} ({', '.join(brief['sites'])})"
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         rows: list[npt.NDArray[np.int64]] = []
         for site in self.sites:
             for layer in range(len(program.layers)):
-                streams = _Streams(seed, site, layer)
+                streams = Streams(seed, site, layer)
                 where = [EVERY_IMAGE] if site == "weight" else range(first_image, first_image + images)
                 outputs, steps = extents(program, layer, site)
                 if not outputs:
@@ -160,6 +229,10 @@ class Replay(Fault):
     """A drawn plan as a fault model: the same flips whatever the seed."""
 
     plan: FaultPlan
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.plan, FaultPlan):
+            raise TypeError(f"a FaultPlan can be replayed, not {self.plan!r:.60}")
 
     @property
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -197,25 +270,6 @@ def hits(size: int, rate: float, stream: np.random.Generator) -> npt.NDArray[np.
         found.append(places[places < size])
         at = int(places[-1])
     return np.concatenate(found)
-
-
-class _Streams:
-    """Counter-based random streams: one key a (seed, purpose, layer), one range of 2**192 counters a block (image)."""
-
-    def __init__(self, seed: int, purpose: str, key: int) -> None:
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {seed}")
-        words = np.random.SeedSequence([seed, (*SITES, "part").index(purpose), key]).generate_state(2, np.uint64)
-        self._bits = np.random.Philox(key=words)
-        self._start: Any = self._bits.state
-        self._generator = np.random.Generator(self._bits)
-
-    def of(self, block: int) -> np.random.Generator:
-        """The stream of one block, from its beginning; valid until the next call."""
-        # Moving the counter costs a tenth of making a generator, and images are many.
-        self._start["state"]["counter"][:] = (0, 0, 0, block)
-        self._bits.state = self._start
-        return self._generator
 
 
 def _rows(image: int, layer: int, site: str, *columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from host.faults.conditions import Clock, Conditions
 from host.faults.models import Fault
 from host.faults.plan import FaultPlan
+from host.faults.spec import Spec, name_of, value_spec
 from host.program.program import Program
 from hw.delays import Table
 from hw.errors import RedlineError
@@ -102,6 +104,28 @@ class Overclock(Fault):
     def conditions(self) -> Conditions:
         """The clock, for a plan."""
         return Conditions(self._clock)
+
+    def spec(self) -> Spec:
+        values = {"period_ps": self.period_ps, "voltage_scale": self.voltage_scale, "delay_table": self.table}
+        return {"model": name_of(type(self)), **value_spec(values, "Overclock")}
+
+    @classmethod
+    def made_from(cls, values: dict[str, Any]) -> Overclock:
+        # What lies beyond the model was allowed when it was described.
+        return cls(
+            table=values["delay_table"],
+            period_ns=values["period_ps"] / 1000,
+            voltage_scale=values["voltage_scale"],
+            beyond_model=True,
+        )
+
+    @classmethod
+    def words(cls, brief: Spec) -> str:
+        scale = "" if brief["voltage_scale"] == 1 else f", delays x {brief['voltage_scale']:g}"
+        return (
+            f"a clock of {1e6 / brief['period_ps']:.1f} MHz (period {brief['period_ps']} ps{scale}; delay table "
+            f"{brief['delay_table'][:12]})"
+        )
 
     def __eq__(self, other: object) -> bool:
         return self.conditions == other.conditions if isinstance(other, Overclock) else NotImplemented

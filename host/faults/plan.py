@@ -94,11 +94,21 @@ class FaultPlan:
         step: npt.ArrayLike = (),
         bit: npt.ArrayLike = (),
     ) -> FaultPlan:
-        """A plan from unsorted flips (scalars broadcast); places hit an even number of times drop out."""
-        given = np.broadcast_arrays(*(np.atleast_1d(np.asarray(a)) for a in (image, layer, site, output, step, bit)))
-        columns: dict[str, npt.NDArray[Any]] = {
-            name: a.astype(kind) for (name, kind), a in zip(_COLUMNS.items(), given, strict=True)
-        }
+        """A plan from unsorted flips (scalars broadcast); places hit an even number of times drop out.
+
+        Raises
+        ------
+        PlanError
+            If a value is no whole number or is out of its column's range, or columns are of different lengths.
+        """
+        each = zip(_COLUMNS.items(), (image, layer, site, output, step, bit), strict=True)
+        checked = [_column(name, kind, values) for (name, kind), values in each]
+        try:
+            given = np.broadcast_arrays(*checked)
+        except ValueError as error:
+            lengths = ", ".join(f"{len(a)} of {name}" for name, a in zip(_COLUMNS, checked, strict=True))
+            raise PlanError(f"a plan's columns have different lengths: {lengths}") from error
+        columns: dict[str, npt.NDArray[Any]] = {name: a.copy() for name, a in zip(_COLUMNS, given, strict=True)}
         count = len(columns["image"])
         if not _ascending(list(columns.values())):
             order = np.lexsort([columns[name] for name in reversed(_COLUMNS)])
@@ -112,6 +122,11 @@ class FaultPlan:
         for a in columns.values():
             a.setflags(write=False)
         return FaultPlan(tuple(layers), **columns, conditions=None)
+
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The flips' columns by name: what `of` takes."""
+        return {name: getattr(self, name) for name in _COLUMNS}
 
     def __len__(self) -> int:
         return len(self.image)
@@ -257,14 +272,44 @@ class FaultPlan:
         metadata, tensors = read_checked(
             Path(path), FORMAT, FORMAT_VERSION, "layers", "draw and save the plan again", PlanError
         )
-        columns: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
-        plan = FaultPlan.of(metadata["layers"].split("\n"), *columns.values())
+        remedy = "draw and save the plan again"
+        missing = [name for name in _COLUMNS if name not in tensors]
+        if missing:
+            raise PlanError(f"{path}: damaged, its columns {', '.join(missing)} are missing; {remedy}")
+        try:
+            plan = FaultPlan.of(metadata["layers"].split("\n"), **{name: tensors[name] for name in _COLUMNS})
+        except PlanError as error:
+            raise PlanError(f"{path}: damaged ({error}); {remedy}") from error
         if "conditions" not in tensors:
             return plan
         try:
             return plan.under(Conditions.from_json(tensors["conditions"].tobytes().decode()))
         except (ConditionError, UnicodeDecodeError) as error:
-            raise PlanError(f"{path}: damaged ({error}); draw and save the plan again") from error
+            raise PlanError(f"{path}: damaged ({error}); {remedy}") from error
+
+
+def _column(name: str, kind: type, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Values as a column of that integer type, none of them changed by that."""
+    try:
+        a = np.atleast_1d(np.asarray(values))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise PlanError(f"{name}: not a list of whole numbers ({error})") from error
+    if a.dtype == kind and a.ndim == 1:
+        return a
+    if a.ndim != 1:
+        raise PlanError(f"{name}: one value a flip is wanted, not an array of shape {a.shape}")
+    if not a.size:
+        return a.astype(kind)
+    if a.dtype.kind == "O" and all(isinstance(value, int) and not isinstance(value, bool) for value in a):
+        low, high = min(a), max(a)  # beyond int64
+    elif a.dtype.kind in "iu" or (a.dtype.kind == "f" and bool((np.isfinite(a) & (a == np.floor(a))).all())):
+        low, high = int(a.min()), int(a.max())
+    else:
+        raise PlanError(f"{name}: whole numbers are wanted, not {a.reshape(-1)[:3].tolist()} of type {a.dtype}")
+    range_ = np.iinfo(kind)
+    if low < range_.min or high > range_.max:
+        raise PlanError(f"{name}: from {range_.min} to {range_.max}, not {low if low < range_.min else high}")
+    return a.astype(kind)
 
 
 def _ascending(columns: list[npt.NDArray[Any]]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from host.faults.conditions import Conditions, StuckBit
 from host.faults.models import Fault
 from host.faults.plan import FaultPlan
+from host.faults.spec import Spec
 from host.program.program import Program
 
 
@@ -46,6 +47,10 @@ class StuckAt(Fault):
             raise ValueError(f"bit must be from 0 to 31, not {self.bit}")
         if self.value not in (0, 1):
             raise ValueError(f"a bit is stuck at 0 or 1, not {self.value}")
+
+    @classmethod
+    def words(cls, brief: Spec) -> str:
+        return f"bit {brief['bit']} of lane {brief['lane']}'s {brief['site']} stuck at {brief['value']}"
 
     @property
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]

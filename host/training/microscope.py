@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from host.devices.reference import accumulators, flip
+from host.devices.reference import accumulators, flip, stored_input
 from host.faults.models import Fault
 from host.faults.plan import EVERY_IMAGE
 from host.program.arrangement import gather
@@ -116,16 +116,13 @@ def layer_errors(twin: Twin, faults: Fault, images: torch.Tensor, *, seed: int =
             plan = faults.draw(program, first, len(batch), seed)
             outputs = twin.run(batch, writeback=True)
             values = {INPUT: program.fold_input(batch), **outputs.out}
+            read = {**values, INPUT: stored_input(program, values[INPUT], plan, first)}
             for at, layer in layers:
                 weight, bias = program.weights[layer.name], program.biases[layer.name]
                 pipecnn = config.arithmetic == "pipecnn"
                 start: Int32 = np.zeros_like(bias) if pipecnn else bias
-                x = gather(values, layer)
-                clean = accumulators(x, weight, start, layer, None, config)
-                seen = x
-                if at == 0:
-                    flipped = {**values, INPUT: flip(values[INPUT], plan.at(0, "input").counted_from(first))}
-                    seen = gather(flipped, layer)
+                clean = accumulators(gather(values, layer), weight, start, layer, None, config)
+                seen = gather(read, layer)
                 hit = flip(weight[None], plan.at(at, "weight").counted_from(EVERY_IMAGE))[0]
                 faulty = accumulators(seen, hit, start, layer, plan.at(at, "mac").counted_from(first), config)
                 in_accumulator, in_output = counts[layer.name]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from host.faults.models import Fault
+from host.faults.random_streams import seed_for
 from host.program.arrangement import gather
 from host.program.integer import run_layer
 from host.program.layers import INPUT
@@ -60,6 +61,7 @@ class by_error_distribution:
         Compare with a fault-free run of the whole network instead: errors that come in with the input count too, which
         favours the last layers.
     seed : int
+        Of the purpose "protection": the choice never sees the faults of the test.
 
     After use, `choice` tells the shares.
     """
@@ -74,7 +76,12 @@ class by_error_distribution:
 
     def __call__(self, twin: Twin) -> list[str]:
         scores = error_shares(
-            twin, self.faults, self.images, threshold=self.threshold, inherited=self.inherited, seed=self.seed
+            twin,
+            self.faults,
+            self.images,
+            threshold=self.threshold,
+            inherited=self.inherited,
+            seed=seed_for("protection", self.seed),
         )
         # Ties go to the earlier layer.
         names = sorted(scores, key=lambda name: -scores[name])[: self.count]
@@ -92,6 +99,7 @@ class by_accuracy:
     images : float tensor, shape (N, C, H, W)
     labels : int64 tensor, shape (N,)
     seed : int
+        Of the purpose "protection": the choice never sees the faults of the test.
 
     After use, `choice` tells the accuracies.
     """
@@ -108,7 +116,7 @@ class by_accuracy:
         try:
             for name in twin.layers:
                 twin.protect([name])
-                scores[name] = _accuracy(twin, self.faults, self.images, self.labels, self.seed)
+                scores[name] = _accuracy(twin, self.faults, self.images, self.labels, seed_for("protection", self.seed))
         finally:
             twin.protect(before)
         best = max(scores, key=lambda name: scores[name])

@@ -173,7 +173,7 @@ def retrain(
 
     With a checkpoint file, state is saved every `every` steps and at Ctrl-C, and an existing file is taken up: the
     result is the same, bit for bit, as without the interruption. Image n of the training meets the faults of image n
-    under `seed`.
+    under `seed`, those of the purpose "training": others than `evaluate` meets under any seed.
 
     Returns
     -------
@@ -197,7 +197,11 @@ def retrain(
     training, before = twin.training, twin.report
     twin.train()
     try:
-        context = nullcontext() if faults is None else twin.faulty(faults, seed=seed, first_image=step * recipe.batch)
+        context = (
+            nullcontext()
+            if faults is None
+            else twin.faulty(faults, seed=seed, first_image=step * recipe.batch, purpose="training")
+        )
         with context, deferred_interrupt() as interrupted:
             while step < recipe.steps:
                 x, y = dataset.batch(recipe.order(step, len(dataset)))

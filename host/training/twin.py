@@ -16,6 +16,7 @@ from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs
 from host.faults import canary
 from host.faults.models import Fault
+from host.faults.random_streams import Purpose, seed_for
 from host.program.arrangement import gather
 from host.program.layers import INPUT, Layer
 from host.program.program import Program
@@ -260,8 +261,12 @@ class Twin(nn.Module):
     # ---- faults
 
     @contextmanager
-    def faulty(self, faults: Fault, *, seed: int, first_image: int = 0) -> Iterator[Twin]:
+    def faulty(
+        self, faults: Fault, *, seed: int, first_image: int = 0, purpose: Purpose = "evaluation"
+    ) -> Iterator[Twin]:
         """Context in which forward passes meet faults; the same as `faults.on(twin, seed=seed)`.
+
+        Under one seed, each purpose has faults of its own (`host.faults.random_streams`).
 
         Images are numbered from `first_image` in the order they come, across batches, and each meets the faults of its
         number: how they are split into batches does not matter. A canary runs first. Leaving restores the fault-free
@@ -280,7 +285,7 @@ class Twin(nn.Module):
             )
         self.refresh()
         canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
-        self._faults = _FaultStream(faults, seed, first_image)
+        self._faults = _FaultStream(faults, seed_for(purpose, seed), first_image)
         try:
             yield self
         finally:

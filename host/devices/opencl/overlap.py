@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from host.devices.device import Bytes, DeviceError, Int8
-from host.devices.reference import flip
+from host.devices.reference import stored_input
 from host.devices.runtime import Outputs, Runtime, joined
 from host.faults.plan import FaultPlan
 from host.faults.stream import PlanStream
@@ -169,10 +169,7 @@ class Overlapped(Runtime):
 
     def _features(self, x: Int8, here: FaultPlan | None, first_image: int) -> Int8:
         """A batch as it lies in memory, with the flips in its bits."""
-        values = self.program.fold_input(x)
-        if here is not None:
-            values = flip(values, here.at(0, "input").counted_from(first_image))
-        return self.device.reorder(values)
+        return self.device.reorder(stored_input(self.program, self.program.fold_input(x), here, first_image))
 
     def _begun(self, number: int, launch: Launch, features: Int8, writeback: bool) -> _Batch:
         if not self._second or launch.end > self._second:

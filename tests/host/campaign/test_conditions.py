@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from host.campaign import report
 from host.campaign.analyses import sensitivity
-from host.campaign.campaign import CONDITIONS, STORE, Campaign, CampaignError, preferred_device
+from host.campaign.campaign import FAULTS, STORE, Campaign, CampaignError, preferred_device
 from host.campaign.masking import STAGES
 from host.campaign.replay import _setup
 from host.campaign.settings import Settings
 from host.campaign.space import SpaceError, StuckSpace
 from host.campaign.stop import HalfWidth, Trials
 from host.campaign.store import Store, StoreError
-from host.campaign.trials import Faults, SingleFault, TrialSequence, describe, faults_from
+from host.campaign.trials import Faults, SingleFault, TrialSequence
 from host.cli import app
 from host.devices.emulator import native
 from host.devices.emulator.device import EmulatorDevice
@@ -30,6 +30,7 @@ from host.devices.runtime import Runtime
 from host.faults.models import SoftErrors
 from host.faults.overclock import BeyondModel, Overclock
 from host.faults.stuck import StuckAt
+from host.store.sealed import write_sealed
 from hw.config import Config
 from hw.masks import MOST_GROUPS
 from tests.host.campaign import small
@@ -195,23 +196,28 @@ def test_rates_zero_and_one_make_campaigns(per: Literal["mac", "bit"], tmp_path:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_description_and_the_kept_conditions_give_the_same_plans(name: str, tmp_path: Path) -> None:
+def test_the_kept_fault_model_gives_the_same_plans(name: str, tmp_path: Path) -> None:
     made = campaign(MODELS[name])
     made.prepare(tmp_path).close()
-    described = json.loads(json.dumps(describe(MODELS[name])))
     again = _setup(tmp_path, json.loads(json.dumps(made.fingerprint)))
     program = again.program("original")
     assert again.trials(program, 20).trial(5).plan == made.trials.trial(5).plan
-    if name in ("clock", "all"):
-        with pytest.raises(SpaceError, match="delay table .* of the campaign's clock is not there"):
-            faults_from(described)
 
 
-def test_damaged_conditions_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "{}", '{"faults": 3}'])
+def test_a_damaged_fault_model_is_refused(text: str, tmp_path: Path) -> None:
     made = campaign(MODELS["clock"])
     made.prepare(tmp_path).close()
-    (tmp_path / CONDITIONS).write_text("{")
-    with pytest.raises(CampaignError, match="not conditions.*writes it anew"):
+    (tmp_path / FAULTS).write_text(text)
+    with pytest.raises(CampaignError, match="faults.json: .*writes it anew"):
+        _setup(tmp_path, made.fingerprint)
+
+
+def test_the_fault_model_of_another_campaign_is_refused(tmp_path: Path) -> None:
+    made = campaign(MODELS["clock"])
+    made.prepare(tmp_path).close()
+    write_sealed(tmp_path / FAULTS, {"faults": Overclock(mhz=187).spec()})
+    with pytest.raises(CampaignError, match="the fault model of another campaign"):
         _setup(tmp_path, made.fingerprint)
 
 
@@ -256,11 +262,6 @@ def test_reports_name_the_faults(tmp_path: Path) -> None:
     assert said in (tmp_path / "report.md").read_text()
     with pytest.raises(CampaignError, match="sensitivity is that of single faults"):
         sensitivity.measure(tmp_path)
-
-
-def test_trials_of_another_model_are_not_drawn_from_its_description() -> None:
-    with pytest.raises(SpaceError, match="faults of CosmicRays cannot be drawn again"):
-        faults_from({"model": "CosmicRays"})
 
 
 # -- the command line

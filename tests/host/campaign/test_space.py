@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,11 @@ from scipy import stats
 
 from host.campaign.permutation import Permutation
 from host.campaign.space import FaultSpace, SpaceError
-from host.campaign.trials import SingleFault, TrialSequence, describe
+from host.campaign.trials import Faults, SingleFault, TrialSequence, faults_words, words
 from host.compiler.compile import compile as compile_network
 from host.faults.models import SoftErrors
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, extents
+from host.faults.spec import brief, model_from
 from host.models import lenet5
 from host.program.program import Program
 from hw.config import Config
@@ -160,7 +162,38 @@ def test_what_the_network_does_not_have_is_refused(program: Program) -> None:
         TrialSequence(program, SingleFault(), -1, 1, 10)
 
 
-def test_fault_models_are_described_by_all_that_decides_them() -> None:
-    assert describe(SingleFault("mac", ("fc1",))) == {"model": "SingleFault", "sites": ["mac"], "layers": ["fc1"]}
-    both = describe(SoftErrors(1e-4) + SoftErrors(1e-5, per="mac"))
-    assert [part["rate"] for part in both["parts"]] == [1e-4, 1e-5]
+@pytest.mark.parametrize(
+    ("faults", "brief_spec", "said"),
+    [
+        (
+            SingleFault("mac", ("fc1",)),
+            {"model": "SingleFault", "sites": ["mac"], "layers": ["fc1"]},
+            "One flip a trial (mac in fc1), uniform over the whole space, all different.",
+        ),
+        (
+            SingleFault("stuck"),
+            {"model": "SingleFault", "sites": ["stuck"], "layers": []},
+            "One stuck bit a trial, uniform over all bits of all lanes' adders and accumulators, all different.",
+        ),
+        (
+            SoftErrors(1e-4, sites="weight") + SoftErrors(1e-5, per="mac"),
+            {
+                "model": "Combined",
+                "parts": [
+                    {"model": "SoftErrors", "rate": 1e-4, "per": "bit", "sites": ["weight"]},
+                    {"model": "SoftErrors", "rate": 1e-5, "per": "mac", "sites": ["mac"]},
+                ],
+            },
+            "In every trial: soft errors, 0.0001 per bit (weight); soft errors, 1e-05 per mac (mac).",
+        ),
+    ],
+    ids=["single", "stuck", "rates"],
+)
+def test_fault_models_are_described_by_all_that_decides_them(faults: Faults, brief_spec: dict, said: str) -> None:
+    assert brief(faults.spec()) == brief_spec
+    assert faults_words(faults) == words(brief_spec) == said
+    assert model_from(json.loads(json.dumps(faults.spec()))) == faults
+
+
+def test_a_class_that_is_not_known_here_is_told_by_its_values() -> None:
+    assert words({"model": "cosmos:Rays", "flux": 3}) == "In every trial: model cosmos:Rays, flux 3."
