@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,11 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hw.errors import RedlineError
+from hw.files import MOST_JSON, ReadError, parse_json, read_bytes
 
 SCHEMA = 1
 """Raised whenever the file's meaning changes."""
 WORD = 32
 NO_PATH = -1
+PRODUCT_BITS = 16
+"""Of two int8; the sums of tree level d have d bits more."""
+MOST_VEC = 64
+"""Products of a lane, of which there are as many banks."""
+LONGEST_PS = 10**9
+"""A millisecond: no path of a chip comes near."""
 
 SIGNALS = {"tree": ("a", "b"), "accumulator": ("accumulator", "bias", "select", "sum")}
 """What reaches a bank, in order. A tree adder: its two operands, as `hw.lane` writes them. The accumulator: the running
@@ -115,7 +123,7 @@ class Bank:
                 and entry[0] in self.pins
                 and all(_is_int(value) for value in entry[1:])
                 and 0 <= entry[1] <= entry[2] < self.width
-                and entry[3] >= 0
+                and 0 <= entry[3] <= LONGEST_PS
             ):
                 raise DelayError(f"{where}: exception {entry!r} is not (signal, operand bit, output bit, ps)")
 
@@ -263,8 +271,8 @@ class Table:
         for name in ("seed", "vec"):
             if not _is_int(getattr(self, name)):
                 raise DelayError(f"{name} must be a whole number, not {getattr(self, name)!r}")
-        if self.vec < 2 or self.vec & (self.vec - 1):
-            raise DelayError(f"vec must be a power of two from 2, not {self.vec}")
+        if not 2 <= self.vec <= MOST_VEC or self.vec & (self.vec - 1):
+            raise DelayError(f"vec must be a power of two from 2 to {MOST_VEC}, not {self.vec}")
         if not self.lanes:
             raise DelayError("lanes: there are none")
         names = bank_names(self.vec)
@@ -272,12 +280,23 @@ class Table:
             if tuple(bank.name for bank in banks) != names:
                 raise DelayError(f"lane {number}: banks must be {', '.join(names)}")
             for bank in banks:
+                if bank.kind == "tree" and bank.width < register_bits(bank.name):
+                    raise DelayError(
+                        f"lane {number}: bank {bank.name} has {bank.width} bits, its sums have "
+                        f"{register_bits(bank.name)}: they would be cut off where something is late, and nowhere else; "
+                        "route the lanes anew: redline timing build"
+                    )
                 wanted = "accumulator" if bank.name == "accumulator" else "tree"
                 if bank.kind != wanted:
                     raise DelayError(f"lane {number}: bank {bank.name} must be of kind {wanted}, not {bank.kind}")
         if set(self.reported_ps) != set(names):
             raise DelayError(f"reported_ps must have {', '.join(names)}")
-        if not (isinstance(self.scale, (int, float)) and self.scale > 0):
+        for name, delay in self.reported_ps.items():
+            _check_delays(f"reported_ps of {name}", (delay,), 1)
+        if not all(isinstance(text, str) for text in self.tools.values()):
+            raise DelayError("tools must be names with versions")
+        number = isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool)
+        if not (number and self.scale > 0 and math.isfinite(self.scale)):
             raise DelayError(f"scale must be positive, not {self.scale!r}")
 
     def bank(self, lane: int, name: str) -> Bank:
@@ -324,7 +343,7 @@ class Table:
         DelayError
             If the scale is not positive.
         """
-        if not voltage_scale > 0:
+        if not (voltage_scale > 0 and math.isfinite(voltage_scale)):
             raise DelayError(f"voltage_scale must be positive, not {voltage_scale!r}")
         if voltage_scale == 1:
             return self
@@ -367,26 +386,34 @@ class Table:
         return "\n".join(["{", *lines, '  "lanes": [', ",\n".join(lanes), "  ]", "}", ""])
 
     def save(self, path: Path) -> None:
-        """Write the file."""
-        Path(path).write_text(self.to_json())
+        """Write the file, with its checksum."""
+        head, _, rest = self.to_json().partition("\n")
+        Path(path).write_text(f'{head}\n  "sha256": "{self.hash}",\n{rest}')
 
     @classmethod
     def from_json(cls, text: str) -> Table:
-        """The table in a file's text.
+        """The table in a text, as `to_json` gives it or as a file has it; a checksum is compared if there is one.
 
         Raises
         ------
         DelayError
             If it is not a delay table of this schema; the message names the field.
         """
+        table, _ = cls._parsed(text)
+        return table
+
+    @classmethod
+    def _parsed(cls, text: str) -> tuple[Table, bool]:
+        """The table in a text, and whether it had a checksum."""
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = parse_json(text, "the text")
+        except ReadError as error:
             raise DelayError(f"a delay table is a JSON file: {error}") from error
         if not isinstance(data, dict) or "schema" not in data:
             raise DelayError("not a delay table: there is no field schema")
         if data.pop("schema") != SCHEMA:
             raise DelayError(f"the delay table has another schema than {SCHEMA}; make it anew: redline timing build")
+        checksum = data.pop("sha256", None)
         lanes = _list("lanes", _take(data, "lanes"))
         parsed = tuple(tuple(_bank(entry) for entry in _list("lane", banks)) for banks in lanes)
         unmodelled = {}
@@ -401,7 +428,10 @@ class Table:
             for name in ("part", "package", "speed_grade", "seed", "source_sha256", "vec", "scale")
         }
         _nothing_left("the table", data)
-        return cls(tools=tools, lanes=parsed, reported_ps=reported, unmodelled=unmodelled, **fields)
+        table = cls(tools=tools, lanes=parsed, reported_ps=reported, unmodelled=unmodelled, **fields)
+        if checksum is not None and checksum != table.hash:
+            raise DelayError("damaged, or changed by hand: its checksum does not match; Table.save writes a new one")
+        return table, checksum is not None
 
     @classmethod
     def load(cls, path: Path | str) -> Table:
@@ -413,11 +443,14 @@ class Table:
             If it cannot be read, or is not a delay table of this schema.
         """
         try:
-            return cls.from_json(Path(path).read_text())
-        except (OSError, UnicodeDecodeError) as error:
+            table, checked = cls._parsed(read_bytes(Path(path), MOST_JSON).decode())
+        except (ReadError, UnicodeDecodeError) as error:
             raise DelayError(f"the delay table {path} cannot be read: {error}") from error
         except DelayError as error:
             raise DelayError(f"{path}: {error}") from error
+        if not checked:
+            raise DelayError(f"{path}: it has no checksum, so that damage could not be seen; Table.save writes one")
+        return table
 
 
 def bank_names(vec: int) -> tuple[str, ...]:
@@ -429,6 +462,11 @@ def bank_names(vec: int) -> tuple[str, ...]:
     return (*names, "accumulator")
 
 
+def register_bits(bank: str) -> int:
+    """Bits of a bank's register, where no netlist says otherwise: sums of tree level d have d more than products."""
+    return WORD if bank == "accumulator" else PRODUCT_BITS + int(bank.split("_")[1])
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -438,6 +476,8 @@ def _check_delays(what: str, delays: tuple[int, ...], count: int) -> None:
         raise DelayError(f"{what}: {len(delays)} delays instead of {count}")
     if not all(_is_int(delay) for delay in delays):
         raise DelayError(f"{what}: delays are whole ps")
+    if any(abs(delay) > LONGEST_PS for delay in delays):
+        raise DelayError(f"{what}: delays are at most {LONGEST_PS} ps")
 
 
 def _bank_dict(bank: Bank) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from host.program.arrangement import steps
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.schedule.launch import Launch
-from host.store.files import ReadError
 from host.store.sealed import read_sealed
 from host.verification.expect import extents
 from hw.config import Config
 from hw.descriptor import Flag
+from hw.files import ReadError
 from sim.probe import Trace
 
 CYCLE_NS = 10

@@ -6,11 +6,11 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from host.faults.conditions import Conditions, StuckBit, register_bits
+from host.faults.conditions import Conditions, StuckBit
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
 from host.program.program import Program
 from hw.config import Config
-from hw.delays import bank_names
+from hw.delays import bank_names, register_bits
 from hw.errors import RedlineError
 
 STUCK = "stuck"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,22 +18,16 @@ import numpy.typing as npt
 
 from hw import masks
 from hw.config import Config
-from hw.delays import WORD, DelayError, Table, bank_names
+from hw.delays import WORD, DelayError, Table, bank_names, register_bits
 from hw.errors import RedlineError
+from hw.files import parse_json
 from hw.masks import BankMasks
 
-PRODUCT_BITS = 16
-"""Of two int8; the sums of tree level d have d bits more."""
 ALL_ONES = 0xFFFFFFFF
 
 
 class ConditionError(RedlineError, ValueError):
     """Conditions cannot hold together, or not on this accelerator; the message says why."""
-
-
-def register_bits(bank: str) -> int:
-    """Bits of a bank's register, where no netlist says otherwise: sums of tree level d have d more than products."""
-    return WORD if bank == "accumulator" else PRODUCT_BITS + int(bank.split("_")[1])
 
 
 class Clock(NamedTuple):
@@ -81,6 +76,21 @@ class Conditions:
 
     clock: Clock | None = None
     stuck: tuple[StuckBit, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.clock is not None:
+            period, scale = self.clock.period_ps, self.clock.voltage_scale
+            if not (_is_whole(period) and period >= 0):
+                raise ConditionError(f"a clock period is a whole number of ps, not {period!r}")
+            if not (isinstance(scale, (int, float)) and scale > 0 and math.isfinite(scale)):
+                raise ConditionError(f"the factor on delays must be positive, not {scale!r}")
+        for lane, bank, bit, value in self.stuck:
+            whole = all(_is_whole(number) for number in (lane, bit, value))
+            if not (whole and isinstance(bank, str) and lane >= 0 and 0 <= bit < WORD and value in (0, 1)):
+                raise ConditionError(
+                    f"a stuck bit is a lane from 0, a bank's name, a bit from 0 to {WORD - 1}, and 0 or 1, not "
+                    f"{(lane, bank, bit, value)!r}"
+                )
 
     def __add__(self, other: Conditions) -> Conditions:
         """Both at once.
@@ -207,13 +217,17 @@ class Conditions:
     def from_json(text: str) -> Conditions:
         """The inverse of `to_json`; `ConditionError` if the text is something else."""
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = parse_json(text, "the text")
             clock = data["clock"]
             if clock is not None:
-                clock = Clock(Table.from_json(clock["table"]), int(clock["period_ps"]), float(clock["voltage_scale"]))
+                clock = Clock(Table.from_json(clock["table"]), clock["period_ps"], clock["voltage_scale"])
             return Conditions(clock, tuple(sorted(StuckBit(*bit) for bit in data["stuck"])))
         except (ValueError, TypeError, KeyError, DelayError) as error:
             raise ConditionError(f"not conditions: {error}") from error
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 @lru_cache(maxsize=64)

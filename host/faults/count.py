@@ -34,6 +34,8 @@ class FlipCount(Fault):
     site: str = "mac"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.count, (int, np.integer)):
+            raise ValueError(f"the number of flips must be a whole number, not {self.count!r}")
         if self.count < 0:
             raise ValueError(f"the number of flips must be 0 or more, not {self.count}")
         if self.site not in SITES:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from host.faults.conditions import Conditions, StuckBit
 from host.faults.models import Fault
 from host.faults.plan import FaultPlan
@@ -41,6 +43,9 @@ class StuckAt(Fault):
     site: str = "accumulator"
 
     def __post_init__(self) -> None:
+        for name in ("lane", "bit", "value"):
+            if not isinstance(getattr(self, name), (int, np.integer)):
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if self.lane < 0:
             raise ValueError(f"lane must be 0 or more, not {self.lane}")
         if not 0 <= self.bit < 32:

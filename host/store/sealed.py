@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from host.store.files import MOST_JSON, ReadError, read_json, write_json
+from host.store.files import write_json
+from hw.files import MOST_JSON, ReadError, read_json
 
 SEAL = "sha256"
 """Where an object has its checksum."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from host.datasets.data import Labelled
 from host.devices.device import LaunchReport
 from host.faults.models import Fault
+from host.faults.spec import brief
 from host.interrupt import deferred_interrupt
 from host.store.files import write_atomic
 from host.training.twin import Twin
@@ -189,7 +190,9 @@ def retrain(
     """
     parameters = dict(twin.net.named_parameters())
     optimiser = torch.optim.SGD(parameters.values(), lr=recipe.lr, momentum=recipe.momentum)
-    identity = {"recipe": asdict(recipe), "seed": seed, "faults": repr(faults), "protected": twin.protected}
+    # Nothing else needs a description of the faults.
+    described = None if faults is None or checkpoint is None else brief(faults.spec())
+    identity = {"recipe": asdict(recipe), "seed": seed, "faults": described, "protected": twin.protected}
     step, report = 0, LaunchReport()
     if checkpoint is not None and checkpoint.exists():
         step, report = _restore(checkpoint, twin, optimiser, identity)

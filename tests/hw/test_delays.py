@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hw.capture import capture
 from hw.config import Config
-from hw.delays import NO_PATH, Bank, DelayError, Limit, Pins, Table, bank_names
+from hw.delays import NO_PATH, Bank, DelayError, Limit, Pins, Table, bank_names, register_bits
 from tests.hw.tables import random_bank, random_table
 
 SMALL = Config(lanes=2, vec=4, port_bits=32)
@@ -143,11 +144,63 @@ def damaged(change) -> str:
         (lambda d: d["lanes"][1][0].update(exceptions=[["a", 3, 2, 100]]), "exception"),
         (lambda d: d["unmodelled"]["requantiser"].update(period_ps=-1), "positive number of ps"),
         (lambda d: d["reported_ps"].pop("accumulator"), "reported_ps must have"),
+        (lambda d: d["reported_ps"].update(accumulator="5"), "reported_ps of accumulator: delays are whole ps"),
+        (lambda d: d.update(vec=2**40), f"vec must be a power of two from 2 to 64, not {2**40}"),
+        (lambda d: d.update(scale=float("inf")), "scale must be positive"),
+        (lambda d: d.update(tools={"nextpnr": 3}), "tools must be names with versions"),
+        (lambda d: d["lanes"][1][0]["pins"]["a"]["carry"].__setitem__(0, 10**30), "delays are at most 1000000000 ps"),
+        (lambda d: d["lanes"][1][0]["offset"].__setitem__(0, -(10**10)), "delays are at most 1000000000 ps"),
+        (lambda d: d.update(sha256="0" * 64), "damaged, or changed by hand: its checksum does not match"),
     ],
 )
 def test_a_damaged_table_is_refused_by_the_name_of_what_is_wrong(change, message: str) -> None:
     with pytest.raises(DelayError, match=message):
         Table.from_json(damaged(change))
+
+
+@pytest.mark.parametrize(("bank", "width"), [("tree_1_0", 16), ("tree_1_1", 1), ("tree_2_0", 17)])
+def test_a_tree_bank_that_is_narrower_than_its_sum_is_refused(bank: str, width: int) -> None:
+    table = random_table(2, SMALL)
+
+    def cut(it: Bank) -> Bank:
+        pins = {name: Pins(pins.carry[:width], pins.own[:width]) for name, pins in it.pins.items()}
+        return replace(it, width=width, offset=it.offset[:width], pins=pins, exceptions=(), _arrivals={})
+
+    lanes = tuple(tuple(cut(it) if it.name == bank else it for it in banks) for banks in table.lanes)
+    with pytest.raises(DelayError, match=f"lane 0: bank {bank} has {width} bits, its sums have {register_bits(bank)}"):
+        replace(table, lanes=lanes)
+
+
+def test_the_widest_sum_of_each_level_needs_all_bits_of_its_register() -> None:
+    for bank in bank_names(16)[:-1]:
+        products = 2 ** int(bank.split("_")[1])
+        largest = products * -128 * -128
+        assert -(2 ** (register_bits(bank) - 1)) <= largest < 2 ** (register_bits(bank) - 1)
+        assert largest >= 2 ** (register_bits(bank) - 2)
+
+
+def test_a_file_has_a_checksum_that_is_compared(tmp_path) -> None:
+    table, path = random_table(2, SMALL), tmp_path / "table.json"
+    table.save(path)
+    assert Table.load(path) == table
+    text = path.read_text()
+    path.write_text(text.replace(table.part, table.part + "x"))
+    with pytest.raises(DelayError, match=r"table\.json: damaged, or changed by hand"):
+        Table.load(path)
+    path.write_text(table.to_json())
+    with pytest.raises(DelayError, match=r"table\.json: it has no checksum"):
+        Table.load(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema":' * 100_000, "9" * 5000])
+def test_texts_that_json_itself_chokes_on_are_refused(text: str) -> None:
+    with pytest.raises(DelayError, match="a delay table is a JSON file"):
+        Table.from_json(text)
+
+
+def test_a_file_that_never_ends_is_refused() -> None:
+    with pytest.raises(DelayError, match="/dev/zero cannot be read: .*not a plain file"):
+        Table.load("/dev/zero")
 
 
 def test_a_file_that_is_not_there_or_no_json_is_named(tmp_path) -> None:

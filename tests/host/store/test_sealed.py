@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from host.store.files import ReadError
 from host.store.sealed import opened, read_sealed, sealed, write_sealed
+from hw.files import ReadError
 
 VALUE = {"predicted": [3, 1, 2], "right": 2, "nested": {"b": 0.1, "a": None}}
 

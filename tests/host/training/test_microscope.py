@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from host.devices.reference import ReferenceDevice
 from host.faults.models import Replay, SoftErrors
@@ -90,3 +91,50 @@ def test_layers_on_the_cpu_are_left_out(twin: Twin, images: torch.Tensor) -> Non
 def test_no_images_are_refused(twin: Twin, images: torch.Tensor) -> None:
     with pytest.raises(AttachError, match="at least one image"):
         layer_errors(twin, StuckAt(0, 9, 1), images[:0])
+
+
+SMALL = Config(lanes=4, vec=4, port_bits=32, saboteur=True)
+
+
+class TwoReaders(nn.Module):
+    """Two layers read the network's input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.f = nn.Linear(4 * 36, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.f(torch.flatten(torch.relu(self.a(x) + self.b(x)), 1))
+
+
+@pytest.mark.parametrize("protect", [[], ["b"], ["f"]], ids=str)
+def test_a_flip_in_the_input_counts_in_every_layer_that_reads_it(protect: list[str]) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(16, 3, 6, 6)
+    twin = attach(
+        TwoReaders().eval(), ReferenceDevice(Config(lanes=4, vec=4, port_bits=32, saboteur=True)), calibrate=x
+    )
+    twin.protect(protect)
+    found = {errors.layer: errors for errors in layer_errors(twin, SoftErrors(0.02, sites=("input",)), x)}
+    readers = {"a", "b"} - set(protect)
+    assert set(found) == {"a", "b", "add", "f"} - set(protect)
+    for name, errors in found.items():
+        assert (errors.accumulator.wrong > 0) == (errors.output.wrong > 0) == (name in readers), name
+        # What an accumulator holds is all that its output is made of.
+        assert errors.output.wrong <= errors.accumulator.wrong
+
+
+def test_no_input_is_stored_where_the_first_layer_is_on_the_cpu() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(16, 3, 6, 6)
+    twin = attach(
+        TwoReaders().eval(), ReferenceDevice(Config(lanes=4, vec=4, port_bits=32, saboteur=True)), calibrate=x
+    )
+    twin.protect(["a"])
+    clean = twin(x)
+    faults = SoftErrors(0.02, sites=("input",)) + SoftErrors(1e-12, sites=("feature",))
+    plan = faults.draw(twin.program, 0, len(x), 0)
+    assert len(plan.at(0, "input"))
+    outputs = twin.runtime.forward(twin.program.quantise_input(x), plan=plan).out[twin.layers[-1]]
+    assert torch.equal(torch.from_numpy(outputs).float().reshape(16, 5) * 2.0**-twin.program.out_frac, clean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from torch import nn
 from host import models
 from host.datasets.data import Dataset
 from host.devices.reference import ReferenceDevice
-from host.faults.models import SoftErrors
+from host.faults.models import Replay, SoftErrors
+from host.faults.plan import FaultPlan
+from host.training.protect import by_accuracy, by_error_distribution
 from host.training.train import CheckpointError, Interrupted, Recipe, evaluate, retrain
 from host.training.twin import Twin, attach
 from hw.config import Config
@@ -132,6 +135,54 @@ def test_a_checkpoint_of_other_protection_is_refused(tmp_path: Path) -> None:
     retrain(twin(), dataset(), RECIPE, checkpoint=checkpoint)
     with pytest.raises(CheckpointError, match=r"protected was \[\], now \['fc3'\]"):
         retrain(twin(protect=["fc3"]), dataset(), RECIPE, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("per", ["mac", "bit"])
+def test_training_meets_other_faults_than_the_test_under_the_same_seed(
+    per: Literal["mac", "bit"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[FaultPlan] = []
+    draw = SoftErrors.draw
+
+    def kept(self: SoftErrors, *arguments: Any) -> FaultPlan:
+        drawn.append(draw(self, *arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(SoftErrors, "draw", kept)
+    made, faults = twin(), SoftErrors(1e-3, per)
+    trained = dataset(8)
+    plans = {}
+    for name, run in {
+        "test": lambda: evaluate(made, trained, faults=faults),
+        "training": lambda: retrain(made, trained, Recipe(images=8, batch=8), faults=faults),
+        "shares": lambda: by_error_distribution(faults, trained.pixels)(made),
+        "accuracy": lambda: by_accuracy(faults, trained.pixels, trained.labels)(made),
+    }.items():
+        drawn.clear()
+        run()
+        plans[name] = max(drawn, key=len)
+    places = {
+        name: {tuple(row) for row in np.stack([*plan.columns.values()], axis=1).tolist()}
+        for name, plan in plans.items()
+    }
+    assert places["shares"] == places["accuracy"], "both choose what to protect"
+    for one, other in (("test", "training"), ("test", "shares"), ("training", "shares")):
+        shared = len(places[one] & places[other])
+        assert shared <= 0.02 * len(places[one]) + 3, (one, other, shared)
+        assert len(places[one]) > 100
+    assert plans["test"] == draw(faults, made.program, 0, 8, 0), "what `draw` gives is what the test meets"
+
+
+def test_two_plans_that_print_alike_are_two_runs(tmp_path: Path) -> None:
+    made, path = twin(), tmp_path / "state.safetensors"
+    names = made.program.names
+    one, other = (
+        Replay(FaultPlan.of(names, np.arange(3000), 0, 2, 5, 0, np.r_[np.ones(2999, int), last])) for last in (1, 2)
+    )
+    recipe = Recipe(images=8, batch=8)
+    retrain(made, dataset(), recipe, faults=one, checkpoint=path)
+    with pytest.raises(CheckpointError, match="faults was .* now"):
+        retrain(twin(), dataset(), recipe, faults=other, checkpoint=path)
 
 
 def test_every_epoch_visits_each_image_once_in_another_order() -> None:
