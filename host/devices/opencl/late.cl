@@ -8,7 +8,11 @@
 
 #define BANK_WORDS (LATE_GROUPS * OPERANDS * LANES)
 // Of a group of a bank: all lanes' words of one operand.
-#define WORDS(masks, number, q) LOAD_WIDE((number) * VECTORS + (q), masks)
+#define WORDS(masks, number, q) LANES_AT((number) * VECTORS + (q), masks)
+// Bits of `b` where `chosen` has ones, else those of `a`.
+#define SELECT(a, b, chosen) ((a) ^ (((a) ^ (b)) & (chosen)))
+// What a register takes, stuck bits included.
+#define HELD(masks, q, value) (((value) & WORDS(masks, OPERAND_KEEP, q)) | WORDS(masks, OPERAND_SET, q))
 #define ALL(bit) ((sums_t)((bit) ? ~0u : 0u))
 
 typedef __global const uint *masks_t;
@@ -50,18 +54,13 @@ static uint groups_in_use(masks_t banks, uint bank) {
     return min(banks[bank * BANK_WORDS + OPERAND_USED * LANES], (uint)LATE_GROUPS);
 }
 
-// What a register takes, stuck bits included.
-static sums_t held(masks_t masks, uint q, sums_t value) {
-    return (value & WORDS(masks, OPERAND_KEEP, q)) | WORDS(masks, OPERAND_SET, q);
-}
-
-// The sum of one row's products where bits of the tree are late or stuck.
-static sums_t tree_sum(masks_t banks, const uint *used, uint q, reads_t word, reads_t weights,
-                       sums_t a[VEC - 1][VECTORS], sums_t s[VEC - 1][VECTORS]) {
+// Vector `q` of the sum of one row's products where bits of the tree are late or stuck.
+static void tree_sum(masks_t banks, const uint *used, uint q, reads_t word, reads_t weights,
+                     sums_t a[VEC - 1][VECTORS], sums_t s[VEC - 1][VECTORS], sums_t sum[VECTORS]) {
     sums_t level[VEC];
 #pragma unroll
     for (uint v = 0; v < VEC; v++)
-        level[v] = AS_UINTS(TO_INTS(LOAD_WIDE(v * VECTORS + q, weights)) * (int)word[v]);
+        level[v] = AS_UINTS(WEIGHTS_AT(v * VECTORS + q, weights) * (int)word[v]);
     uint bank = 0;
 #pragma unroll
     for (uint width = VEC / 2; width > 0; width /= 2)
@@ -75,17 +74,17 @@ static sums_t tree_sum(masks_t banks, const uint *used, uint q, reads_t word, re
             sums_t total = (sums_t)(0);
             for (uint group = 0; group < used[bank]; group++) {
                 masks_t own = masks + group * OPERANDS * LANES;
-                total |= (bitselect(a[bank][q], left, WORDS(own, OPERAND_A, q)) +
-                          bitselect(s[bank][q], right, WORDS(own, OPERAND_S, q))) &
+                total |= (SELECT(a[bank][q], left, WORDS(own, OPERAND_A, q)) +
+                          SELECT(s[bank][q], right, WORDS(own, OPERAND_S, q))) &
                          WORDS(own, OPERAND_OUTPUTS, q);
             }
             a[bank][q] = left;
             s[bank][q] = right;
             // The bits above the register's own are copies of its highest.
             const sums_t sign = WORDS(masks, OPERAND_SIGN, q);
-            level[i] = (held(masks, q, total) ^ sign) - sign;
+            level[i] = (HELD(masks, q, total) ^ sign) - sign;
         }
-    return level[0];
+    sum[q] = level[0];
 }
 
 // What a step adds to the accumulators of each row.
@@ -94,7 +93,7 @@ static void step_sums(masks_t banks, const uint *used, bool late_trees, reads_t 
     if (late_trees) {
         for (uint q = 0; q < VECTORS; q++)
             for (uint r = 0; r < ROWS; r++)
-                sum[r][q] = tree_sum(banks, used, q, word[r], weights, trees->a[r], trees->s[r]);
+                tree_sum(banks, used, q, word[r], weights, trees->a[r], trees->s[r], sum[r]);
         return;
     }
 #pragma unroll
@@ -125,13 +124,13 @@ static void capture(masks_t masks, uint used, const group_t *shared, bool first,
             const sums_t old_bias = rows->begins ? (sums_t)(0) : bias;
             for (uint group = 0; group < used; group++) {
                 masks_t own = masks + group * OPERANDS * LANES;
-                const sums_t loaded = bitselect(old_bias, bias, WORDS(own, OPERAND_BIAS, q));
-                const sums_t selected = bitselect(ALL(rows->loaded), ALL(first), WORDS(own, OPERAND_SELECT, q));
+                const sums_t loaded = SELECT(old_bias, bias, WORDS(own, OPERAND_BIAS, q));
+                const sums_t selected = SELECT(ALL(rows->loaded), ALL(first), WORDS(own, OPERAND_SELECT, q));
 #pragma unroll
                 for (uint r = 0; r < ROWS; r++) {
-                    const sums_t kept = bitselect(rows->a[r][q], rows->running[r][q], WORDS(own, OPERAND_A, q));
-                    const sums_t added = bitselect(rows->s[r][q], sum[r][q], WORDS(own, OPERAND_S, q));
-                    total[r] |= (bitselect(kept, loaded, selected) + added) & WORDS(own, OPERAND_OUTPUTS, q);
+                    const sums_t kept = SELECT(rows->a[r][q], rows->running[r][q], WORDS(own, OPERAND_A, q));
+                    const sums_t added = SELECT(rows->s[r][q], sum[r][q], WORDS(own, OPERAND_S, q));
+                    total[r] |= (SELECT(kept, loaded, selected) + added) & WORDS(own, OPERAND_OUTPUTS, q);
                 }
             }
         } else {
@@ -140,8 +139,8 @@ static void capture(masks_t masks, uint used, const group_t *shared, bool first,
                 masks_t own = masks + group * OPERANDS * LANES;
 #pragma unroll
                 for (uint r = 0; r < ROWS; r++)
-                    total[r] |= (bitselect(rows->a[r][q], rows->running[r][q], WORDS(own, OPERAND_A, q)) +
-                                 bitselect(rows->s[r][q], sum[r][q], WORDS(own, OPERAND_S, q))) &
+                    total[r] |= (SELECT(rows->a[r][q], rows->running[r][q], WORDS(own, OPERAND_A, q)) +
+                                 SELECT(rows->s[r][q], sum[r][q], WORDS(own, OPERAND_S, q))) &
                                 WORDS(own, OPERAND_OUTPUTS, q);
             }
         }
@@ -185,11 +184,11 @@ static uint hit_rows(records_t events, hits_t *hits, sums_t sum[ROWS][VECTORS]) 
     for (uint r = 0; r < ROWS; r++) {
         if (next_hit(events, hits, r) != hits->soonest)
             continue;
-        uint flips[LANES];
-        applied += read_flips(events, &hits->from[r], hits->to[r], (uint)(hits->slot[r] + hits->soonest), flips);
+        words_t flips;
+        applied += read_flips(events, &hits->from[r], hits->to[r], (uint)(hits->slot[r] + hits->soonest), &flips);
 #pragma unroll
         for (uint q = 0; q < VECTORS; q++)
-            sum[r][q] ^= LOAD_WIDE(q, flips);
+            sum[r][q] ^= flips.wide[q];
     }
     hits->soonest = soonest_hit(events, hits);
     return applied;
@@ -222,7 +221,7 @@ static void convolve_late(const job_t *job, uint number, uint group, reads_t sou
 #pragma unroll
             for (uint q = 0; q < VECTORS; q++) {
                 // Where another job's accumulators go on, they are no history.
-                rows.running[r][q] = continues ? LOAD_WIDE(q, status + STATUS_CARRIED) : (sums_t)(0);
+                rows.running[r][q] = continues ? LANES_AT(q, status + STATUS_CARRIED) : (sums_t)(0);
                 rows.a[r][q] = rows.s[r][q] = (sums_t)(0);
             }
             if (late_trees)
@@ -261,7 +260,7 @@ static void convolve_late(const job_t *job, uint number, uint group, reads_t sou
                         for (uint r = 0; r < ROWS; r++)
 #pragma unroll
                             for (uint q = 0; q < VECTORS; q++)
-                                rows.running[r][q] = used[ACCUMULATOR] ? held(masks, q, sum[r][q]) : sum[r][q];
+                                rows.running[r][q] = used[ACCUMULATOR] ? HELD(masks, q, sum[r][q]) : sum[r][q];
                         from += LANES * VEC;
                         loads = false;
                         step++;

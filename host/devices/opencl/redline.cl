@@ -8,6 +8,11 @@
 // LATE_GROUPS  groups of output bits whose lateness a build with overclocking knows (late.cl); 0 without
 // BLOCK        outputs that a work-item computes at once, for which weights are fetched once
 // operand      type in which features and weights lie on chip: int where widening costs more than bytes (processors)
+// OPERAND_INT  1 where operand is int
+//
+// No vector of 64 bytes crosses a call, a built-in function's neither: how it would differs between processors with
+// AVX-512 and without, and compilers warn of that. Such vectors are loaded and stored where they lie (all of them at
+// multiples of their size) or in halves, and operators alone compute with them.
 
 #if LANES >= 16
 #define WIDE 16
@@ -21,15 +26,29 @@
 #define JOIN(a, b) JOIN_(a, b)
 typedef JOIN(int, WIDE) lanes_t;
 typedef JOIN(uint, WIDE) sums_t;
-#define LOAD_WIDE JOIN(vload, WIDE)
-#define STORE_WIDE JOIN(vstore, WIDE)
-#define TO_INTS JOIN(convert_int, WIDE)
-#define TO_CHARS JOIN(convert_char, WIDE)
+typedef JOIN(char, WIDE) chars_t;
+#define LOAD_CHARS JOIN(vload, WIDE)
+#define STORE_CHARS JOIN(vstore, WIDE)
 #define AS_INTS JOIN(as_int, WIDE)
 #define AS_UINTS JOIN(as_uint, WIDE)
 #define LOAD_WORD JOIN(vload, VEC)
-#define STORE_WORD JOIN(vstore, VEC)
-#define TO_OPERANDS JOIN(convert_, JOIN(operand, VEC))
+#if WIDE == 16
+#define TO_INTS(chars) ((lanes_t)(convert_int8((chars).lo), convert_int8((chars).hi)))
+#define TO_CHARS(ints) ((chars_t)(convert_char8((ints).lo), convert_char8((ints).hi)))
+#else
+#define TO_INTS JOIN(convert_int, WIDE)
+#define TO_CHARS JOIN(convert_char, WIDE)
+#endif
+// Vector `q` of lanes' words in memory.
+#define LANES_AT(q, from) (((__global const sums_t *)(from))[q])
+#if OPERAND_INT && WIDE == 16
+// In halves, which the compiler joins: a load of the whole is a fifth slower under PoCL.
+#define WEIGHTS_AT(q, from) ((lanes_t)(vload8(2 * (q), from), vload8(2 * (q) + 1, from)))
+#elif OPERAND_INT
+#define WEIGHTS_AT JOIN(vload, WIDE)
+#else
+#define WEIGHTS_AT(q, from) TO_INTS(LOAD_CHARS(q, from))
+#endif
 
 #if GROUP == 1
 #define MEET
@@ -50,6 +69,12 @@ typedef struct {
     int y;
     int x;
 } place_t;
+
+// A word of each lane, one by one and as vectors.
+typedef union {
+    uint lane[LANES];
+    sums_t wide[VECTORS];
+} words_t;
 
 // What the outputs of one group of LANES channels share.
 typedef struct {
@@ -77,28 +102,28 @@ static reads_t tap(const job_t *job, reads_t source, reads_t zeros, place_t at, 
 }
 
 static group_t read_group(const job_t *job, records_t memory, uint group) {
-    int bias[LANES], shift[LANES];
+    words_t bias, shift;
     for (uint lane = 0; lane < LANES; lane++) {
         records_t record = memory + job->param_addr + (group * LANES + lane) * PARAM_BYTES;
-        bias[lane] = as_int(vload4(0, record + PARAM_BIAS));
-        shift[lane] = record[PARAM_SHIFT] & 31;
+        bias.lane[lane] = as_uint(vload4(0, record + PARAM_BIAS));
+        shift.lane[lane] = record[PARAM_SHIFT] & 31;
     }
     group_t shared;
     for (uint q = 0; q < VECTORS; q++) {
-        shared.added[q] = LOAD_WIDE(q, bias);
+        shared.added[q] = AS_INTS(bias.wide[q]);
 #if PIPECNN
         shared.start[q] = (sums_t)(0);
 #else
-        shared.start[q] = AS_UINTS(shared.added[q]);
+        shared.start[q] = bias.wide[q];
 #endif
-        shared.shift[q] = LOAD_WIDE(q, shift);
+        shared.shift[q] = AS_INTS(shift.wide[q]);
     }
     return shared;
 }
 
-// Accumulators of LANES channels to outputs, in either arithmetic.
-static lanes_t requantise(const job_t *job, const group_t *shared, uint q, sums_t sum) {
-    const lanes_t acc = AS_INTS(sum), shift = shared->shift[q];
+// Vector `q` of accumulators to outputs, in either arithmetic.
+static chars_t requantise(const job_t *job, const group_t *shared, uint q, const sums_t *sums) {
+    const lanes_t acc = AS_INTS(sums[q]), shift = shared->shift[q];
     // `acc >> (shift - 1)`; its lowest bit is what rounds, and no sum is made that could wrap.
     const lanes_t twice = shift == 0 ? acc : acc >> ((shift - 1) & 31);
     lanes_t value = (acc >> shift) + (shift == 0 ? (lanes_t)(0) : twice & 1);
@@ -107,7 +132,10 @@ static lanes_t requantise(const job_t *job, const group_t *shared, uint q, sums_
     const lanes_t added = ((value + shared->added[q]) << 24) >> 24;
     value = value > 127 || value < -128 ? value : added;
 #endif
-    return clamp(value, (lanes_t)(job->flags & FLAG_RELU ? 0 : -128), (lanes_t)((int)job->upper));
+    const lanes_t lower = (lanes_t)(job->flags & FLAG_RELU ? 0 : -128), upper = (lanes_t)((int)job->upper);
+    value = value < lower ? lower : value;
+    value = value > upper ? upper : value;
+    return TO_CHARS(value);
 }
 
 // Position of the first event at or after (job, slot).
@@ -126,9 +154,9 @@ static uint first_event(records_t events, uint count, uint job, ulong slot) {
 
 // The flips that events from `*first` on, before `last`, make after one step, by lane; how many there are. `*first`
 // moves on to the next step's.
-static uint read_flips(records_t events, uint *first, uint last, uint slot, uint flips[LANES]) {
+static uint read_flips(records_t events, uint *first, uint last, uint slot, words_t *flips) {
     for (uint lane = 0; lane < LANES; lane++)
-        flips[lane] = 0;
+        flips->lane[lane] = 0;
     uint applied = 0;
     for (; *first < last; ++*first) {
         records_t event = events + (ulong)*first * EVENT_BYTES;
@@ -138,7 +166,7 @@ static uint read_flips(records_t events, uint *first, uint last, uint slot, uint
         if (lane >= LANES)
             continue;
         applied++;
-        flips[lane] ^= 1u << (as_ushort(vload2(0, event + EVENT_BIT)) & 31);
+        flips->lane[lane] ^= 1u << (as_ushort(vload2(0, event + EVENT_BIT)) & 31);
     }
     return applied;
 }
@@ -155,13 +183,13 @@ static uint with_flips(const job_t *job, const group_t *shared, reads_t source, 
                 reads_t word = tap(job, source, zeros, at, z, ky, kx);
                 for (uint v = 0; v < VEC; v++)
                     for (uint q = 0; q < VECTORS; q++)
-                        sums[q] += AS_UINTS(TO_INTS(LOAD_WIDE(v * VECTORS + q, weights)) * (int)word[v]);
+                        sums[q] += AS_UINTS(WEIGHTS_AT(v * VECTORS + q, weights) * (int)word[v]);
                 weights += LANES * VEC;
                 if (first < last && as_uint(vload4(0, events + (ulong)first * EVENT_BYTES + EVENT_SLOT)) == slot) {
-                    uint flips[LANES];
-                    applied += read_flips(events, &first, last, slot, flips);
+                    words_t flips;
+                    applied += read_flips(events, &first, last, slot, &flips);
                     for (uint q = 0; q < VECTORS; q++)
-                        sums[q] ^= LOAD_WIDE(q, flips);
+                        sums[q] ^= flips.wide[q];
                 }
                 slot++;
             }
@@ -173,7 +201,7 @@ static uint with_flips(const job_t *job, const group_t *shared, reads_t source, 
 #define ADD_PRODUCTS(count, sums, word, weights)                                                                       \
     _Pragma("unroll") for (uint v = 0; v < VEC; v++)                                                                   \
         _Pragma("unroll") for (uint q = 0; q < VECTORS; q++) {                                                         \
-        const lanes_t weight = TO_INTS(LOAD_WIDE(v * VECTORS + q, weights));                                           \
+        const lanes_t weight = WEIGHTS_AT(v * VECTORS + q, weights);                                                   \
         _Pragma("unroll") for (uint p = 0; p < (count); p++) sums[p][q] += AS_UINTS(weight * (int)word[p][v]);         \
     }
 
@@ -234,13 +262,13 @@ static void pool(const job_t *job, __global const char *conv, __global char *poo
         const int y = (int)(pixel / job->pool_w) * job->pool_stride - job->pool_pad;
         const int x = (int)(pixel % job->pool_w) * job->pool_stride - job->pool_pad;
         for (uint q = 0; q < VECTORS; q++) {
-            JOIN(char, WIDE) most = (JOIN(char, WIDE))(-128);
+            chars_t most = (chars_t)(-128);
             for (int ky = max(y, 0); ky < min(y + (int)job->pool_kernel, (int)job->out_h); ky++)
                 for (int kx = max(x, 0); kx < min(x + (int)job->pool_kernel, (int)job->out_w); kx++) {
                     const ulong from = ((ulong)image * job->out_h + ky) * job->out_w + kx;
-                    most = max(most, LOAD_WIDE(from * VECTORS + q, conv));
+                    most = max(most, LOAD_CHARS(from * VECTORS + q, conv));
                 }
-            STORE_WIDE(most, (ulong)output * VECTORS + q, pooled);
+            STORE_CHARS(most, (ulong)output * VECTORS + q, pooled);
         }
     }
 }
@@ -251,7 +279,10 @@ static void load(const job_t *job, records_t memory, operands_t target) {
         const ulong from = job->load_addr + (ulong)(word / job->load_words) * job->load_stride +
                            (ulong)(word % job->load_words) * VEC;
         const JOIN(char, VEC) bytes = LOAD_WORD(0, (__global const char *)(memory + from));
-        STORE_WORD(TO_OPERANDS(bytes), (job->load_base + word) & (FEATURE_WORDS - 1), target);
+        operands_t to = target + (ulong)((job->load_base + word) & (FEATURE_WORDS - 1)) * VEC;
+#pragma unroll
+        for (uint v = 0; v < VEC; v++)
+            to[v] = bytes[v];
     }
 }
 
@@ -272,12 +303,12 @@ static void leave(const job_t *job, const group_t *shared, uint output, const su
                   __global char *conv, __global uint *status) {
     if (job->flags & FLAG_PARTIAL) {
         for (uint q = 0; q < VECTORS; q++)
-            STORE_WIDE(sums[q], q, status + STATUS_CARRIED);
+            ((__global sums_t *)(status + STATUS_CARRIED))[q] = sums[q];
         return;
     }
     const uint to = job->flags & FLAG_ONE ? status[STATUS_JOINED]++ : output;
     for (uint q = 0; q < VECTORS; q++)
-        STORE_WIDE(TO_CHARS(requantise(job, shared, q, sums[q])), (ulong)to * VECTORS + q, conv);
+        STORE_CHARS(requantise(job, shared, q, sums), (ulong)to * VECTORS + q, conv);
 }
 
 static void convolve(const job_t *job, uint number, uint group, reads_t source, reads_t zeros, reads_t weights,
@@ -288,7 +319,7 @@ static void convolve(const job_t *job, uint number, uint group, reads_t source, 
     const uint count = job->flags & FLAG_ONE ? 1 : job->images * job->out_h * job->out_w;
     if (job->flags & FLAG_CONTINUE)
         for (uint q = 0; q < VECTORS; q++)
-            shared.start[q] = LOAD_WIDE(q, status + STATUS_CARRIED);
+            shared.start[q] = LANES_AT(q, status + STATUS_CARRIED);
     for EACH (block, (count + BLOCK - 1) / BLOCK) {
         const uint first = block * BLOCK, here = min((uint)BLOCK, count - first);
         sums_t sums[BLOCK][VECTORS];

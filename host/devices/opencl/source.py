@@ -29,9 +29,10 @@ KNOWN = sum(getattr(Flag, name) for name in FLAGS)
 STATUS_FAULTS, STATUS_JOBS = 0, 1
 """Words of the kernel's status: fault events applied, jobs done."""
 STATUS_WORDS = 2
-STATUS_WALK, STATUS_JOINED, STATUS_CARRIED = range(STATUS_WORDS, STATUS_WORDS + 3)
+STATUS_WALK, STATUS_JOINED = range(STATUS_WORDS, STATUS_WORDS + 2)
+STATUS_CARRIED = 16
 """Behind these, what waits from job to job: the first of those whose outputs go on together, how many there are so far,
-and LANES accumulators."""
+and LANES accumulators, at a multiple of the widest vector's size."""
 
 _TYPES = {8: "uchar", 16: "ushort", 32: "uint", 64: "ulong"}
 
@@ -104,6 +105,7 @@ def _definitions(config: Config, shape: Shape) -> str:
         "GROUP": shape.group,
         "BLOCK": shape.block,
         "operand": "int" if shape.wide else "char",
+        "OPERAND_INT": int(shape.wide),
         "CONFIG_HASH": f"{config.hash:#018x}ul",
         "INTERFACE_VERSION": INTERFACE,
         "DESCRIPTOR_BYTES": descriptor.DESCRIPTOR_BYTES,

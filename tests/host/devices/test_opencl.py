@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -172,11 +173,41 @@ def test_a_kernel_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatc
         source(CONFIG, shape_for(CONFIG, processor=True))
 
 
+WIDE = CONFIGS[3]
+"""Sixteen lanes: a vector of 64 bytes."""
+SOURCES = (
+    *(CONFIGS[0], CONFIGS[4], CONFIGS[7], OVERCLOCKED[1], WIDE, replace(WIDE, arithmetic="pipecnn")),
+    replace(WIDE, lanes=32, vec=16, weight_bytes=1 << 16, overclock=32),
+)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, True), (64, 4, False)])
 def test_the_source_is_opencl_c_1_2_without_a_warning(shape: tuple[int, int, bool]) -> None:
     context = cl.Context([platforms.find()])
-    for config in (CONFIGS[0], CONFIGS[4], CONFIGS[7], OVERCLOCKED[1]):
+    for config in SOURCES:
         cl.Program(context, source(config, Shape(*shape))).build(["-cl-std=CL1.2", "-Werror"])
+
+
+CLANG = next((found for name in ("clang", *(f"clang-{n}" for n in range(22, 12, -1))) if (found := which(name))), None)
+FOR_PROCESSOR = ("-x", "cl", "-cl-std=CL1.2", "-Xclang", "-finclude-default-header", "--target=x86_64-linux-gnu")
+
+
+def warnings_for(processor: str, text: str) -> str:
+    """What clang says of a program for a processor that this machine need not have."""
+    assert CLANG
+    command = [CLANG, *FOR_PROCESSOR, f"-march={processor}", "-S", "-emit-llvm", "-o", "/dev/null", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120).stderr
+
+
+@pytest.mark.skipif(CLANG is None, reason="there is no clang: apt-get install clang")
+@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512"])
+def test_no_vector_of_64_bytes_crosses_a_call(processor: str) -> None:
+    for config in SOURCES:
+        for shape in (Shape(1, 8, True), Shape(64, 4, False)):
+            assert warnings_for(processor, source(config, shape)) == ""
+    # clang warns of such calls where they depend on the processor.
+    wide = "__kernel void crosses(__global int *x) { vstore16(vload16(0, x), 1, x); }"
+    assert ("-Wpsabi" in warnings_for(processor, wide)) == (processor == "haswell")
 
 
 def test_the_drivers_log_is_shown_when_it_refuses_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +492,7 @@ def test_random_cases_give_the_same_on_more_units_than_cores() -> None:
         pytest.param("(lanes_t)((int)job->upper)", "(lanes_t)(127)", id="no ReLU6"),
         pytest.param("group / job->src_period * job->src_step", "0", id="groups read alike"),
         pytest.param("ky * job->src_tap", "ky * job->in_w", id="additions read rows"),
-        pytest.param("sums[q] ^= LOAD_WIDE(q, flips)", "", id="no flips in accumulators"),
+        pytest.param("sums[q] ^= flips.wide[q]", "", id="no flips in accumulators"),
         pytest.param("^= (char)(1u <<", "^= (char)(2u <<", id="another bit of an output"),
         pytest.param("kx < min(x + (int)job->pool_kernel,", "kx < min(x + 1,", id="narrow windows of pooling"),
     ],

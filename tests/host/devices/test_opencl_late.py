@@ -329,14 +329,14 @@ def slip(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
     ("right", "wrong"),
     [
         pytest.param("a[bank][q] = left;", "", id="the tree forgets"),
-        pytest.param("(held(masks, q, total) ^ sign) - sign", "held(masks, q, total)", id="no copies of the sign"),
+        pytest.param("(HELD(masks, q, total) ^ sign) - sign", "HELD(masks, q, total)", id="no copies of the sign"),
         pytest.param("rows->loaded = first;", "", id="the select is never late"),
         pytest.param("rows->begins ? (sums_t)(0) : bias", "bias", id="the bias is never late"),
         pytest.param("rows->a[r][q] = rows->running[r][q];", "", id="accumulators forget"),
         pytest.param("const bool one = job->flags & FLAG_ONE, continues = job->flags & FLAG_CONTINUE",
                      "const bool one = job->flags & FLAG_ONE, continues = false", id="jobs start anew"),
-        pytest.param("sum[r][q] ^= LOAD_WIDE(q, flips)", "", id="no flips beside late bits"),
-        pytest.param("used[ACCUMULATOR] ? held(masks, q, sum[r][q]) : sum[r][q]", "sum[r][q]", id="nothing is stuck"),
+        pytest.param("sum[r][q] ^= flips.wide[q]", "", id="no flips beside late bits"),
+        pytest.param("used[ACCUMULATOR] ? HELD(masks, q, sum[r][q]) : sum[r][q]", "sum[r][q]", id="nothing is stuck"),
         pytest.param("banks[bank * BANK_WORDS + OPERAND_USED * LANES] = 0", "", id="the last launch's masks stay"),
     ],
 )  # fmt: skip
