@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from redline_start import check
+
+check()
+
 from host import models
 from host.campaign.campaign import Campaign
 from host.campaign.stop import HalfWidth, Minutes, Trials

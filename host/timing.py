@@ -17,11 +17,21 @@ class PageError(RedlineError, ValueError):
     """The page that the validation is written into is missing or has no place for it."""
 
 
+def has_page(folder: Path) -> bool:
+    """Whether the folder has the page, with its place for the validation."""
+    page = folder / PAGE
+    if not page.is_file():
+        return False
+    text = page.read_text(errors="replace")
+    return BEGIN in text and END in text
+
+
 def check_page(folder: Path) -> None:
     """Raise `PageError` unless the folder has the page, with its place for the validation."""
-    page = folder / PAGE
-    if not page.exists() or BEGIN not in page.read_text() or END not in page.read_text():
-        raise PageError(f"{page} is missing or has no place for the validation: name Redline's docs with --docs")
+    if not has_page(folder):
+        raise PageError(
+            f"{folder / PAGE} is missing or has no place for the validation: name Redline's docs with --docs"
+        )
 
 
 def write(folder: Path, points: Sequence[Point], summary: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cosim import measure
+from host.bench.cosim import measure
 
 
 def test_a_small_measurement_is_complete_and_checks_that_both_compute_the_same() -> None:

@@ -17,7 +17,7 @@ def bench_cosim(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """Speed of the co-simulation against the bare Verilated model."""
-    from benchmarks import cosim
+    from host.bench import cosim
 
     result = cosim.measure()
     if as_json:

@@ -19,7 +19,7 @@ def bench_cycles(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """How well the cycle model predicts the RTL's cycles on random networks, accelerators and memories."""
-    from benchmarks import cycles
+    from host.bench import cycles
 
     with errors.status("building the simulators (once; some minutes)") as status:
         result = cycles.measure(cases, seed, progress=lambda what: status.update(what))

@@ -21,7 +21,7 @@ def bench_emulator(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """Speed of the emulator beside PyTorch's float32: AlexNet and VGG-16 forward, training steps; some minutes."""
-    from benchmarks import emulator
+    from host.bench import emulator
     from hw.delays import Table as DelayTable
 
     with errors.status("starting") as status:

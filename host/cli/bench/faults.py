@@ -21,7 +21,7 @@ def bench_faults(
 
     Needs both: pip install '.[comparison]'. What each models: docs/fault-benchmark.md.
     """
-    from benchmarks import faults
+    from host.bench import faults
 
     with errors.status("starting") as status:
         result = faults.measure(status.update, flips=flips)

@@ -19,7 +19,7 @@ def bench_hardware(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """Cycles of AlexNet's layers (on the RTL) and VGG-16's (modelled), beside the fewest an array could take."""
-    from benchmarks import hardware
+    from host.bench import hardware
 
     results = []
     for array in arrays.split(","):

@@ -24,7 +24,7 @@ def bench_opencl(
     from host.devices.registry import device_class
 
     device_class("opencl")  # says what is missing, if something is
-    from benchmarks import opencl
+    from host.bench import opencl
 
     result, spans = opencl.measure(platform=platform, device_name=device_name)
     if plot is not None:

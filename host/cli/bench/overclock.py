@@ -21,7 +21,7 @@ def bench_overclock(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object and nothing else.")] = False,
 ) -> None:
     """What the overclocking instrumentation costs in simulation, against the plain build."""
-    from benchmarks import overclock
+    from host.bench import overclock
     from hw.delays import Table as DelayTable
 
     result = overclock.measure(table=None if delays is None else DelayTable.load(delays))

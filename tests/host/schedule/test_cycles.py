@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.cycles import MEMORIES, errors
+from host.bench.cycles import MEMORIES, errors
 from host.compiler.compile import compile as compile_network
 from host.devices.runtime import Runtime
 from host.devices.simulation import SimulationDevice

@@ -57,6 +57,17 @@ def test_validate_looks_for_its_page_and_icarus_before_anything_that_takes_long(
     assert "apt-get install iverilog" in str(done.exception)
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_validate_needs_no_page_outside_the_checkout(options: list[str], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    for page in (None, "a page of somebody else's\n"):
+        if page:
+            (tmp_path / "docs").mkdir()
+            (tmp_path / "docs" / timing.PAGE).write_text(page)
+        assert isinstance(run("validate", *options).exception, OracleError)
+
+
 def made_up_points() -> list[Point]:
     points = []
     for reject in validate.REJECTS:

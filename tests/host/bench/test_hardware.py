@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import hardware
+from host.bench import hardware
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.injectors import MRFI, PyTorchFI, Redline
-from benchmarks.turns import in_turns
 from host import models
+from host.bench.injectors import MRFI, PyTorchFI, Redline
+from host.bench.turns import in_turns
 
 FLIPS = 1000
 ROUNDS = {1: 15, 16: 5}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import faults, injectors
-from benchmarks.injectors import LAYERS, MRFI, ROOM, MissingPackage, PyTorchFI, Redline
 from host import cli, models
+from host.bench import faults, injectors
+from host.bench.injectors import LAYERS, MRFI, ROOM, MissingPackage, PyTorchFI, Redline
 
 FLIPS, IMAGES = 60, 3
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.turns import in_turns
 from host import models
+from host.bench.turns import in_turns
 from host.compiler import compile as compiler
 from host.devices.emulator.device import EmulatorDevice
 from host.devices.runtime import Runtime
@@ -33,7 +33,7 @@ CONFIG = Config(pool_columns=128)
 RATE = 1e-6
 """Accumulator flips per MAC result."""
 SEED = 1
-ROUTED = Path(__file__).parents[1] / "sim" / "timing" / "tables" / "ecp5-16x8-seed1.json"
+ROUTED = Path(__file__).parents[2] / "sim" / "timing" / "tables" / "ecp5-16x8-seed1.json"
 """Delays of the default accelerator as routed."""
 MOST_GROUPS = 3
 """Groups of output bits in the accumulators' masks at the clock that `fp32_over_overclock` is of."""

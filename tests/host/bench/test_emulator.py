@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import emulator
 from host import models
+from host.bench import emulator
 from host.compiler.compile import compile as compile_network
 from host.devices.emulator.device import EmulatorDevice
 from host.devices.reference import ReferenceDevice

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import overclock
+from host.bench import overclock
 
 
 def test_a_small_measurement_is_complete() -> None:

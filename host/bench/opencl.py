@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.turns import in_turns
+from host.bench.turns import in_turns
 from host.compiler import compile as compiler
 from host.devices import registry
 from host.devices.opencl.device import OpenCLDevice

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import turns
+from host.bench import turns
 
 
 @pytest.mark.parametrize(

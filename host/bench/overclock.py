@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cosim import _fill, _program
+from host.bench.cosim import _fill, _program
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.devices.simulation import SimulationDevice, arguments

@@ -13,7 +13,7 @@ from tests.host.opencl import available, needs_opencl
 
 pytestmark = needs_opencl
 if available():
-    from benchmarks import opencl
+    from host.bench import opencl
     from host.devices.opencl.overlap import Span
 
 
