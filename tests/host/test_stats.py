@@ -180,3 +180,58 @@ def test_a_plan_of_clusters_lies_between_independent_images_and_images_all_alike
 def test_plans_that_make_no_sense_are_rejected(wanted: float, share: float) -> None:
     with pytest.raises(ValueError, match="must be"):
         planned_trials(wanted, share)
+
+
+# -- published and hand-computed values
+
+
+def table(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a 2 x 2 table."""
+    counts = (both, only_first, only_second, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+@pytest.mark.parametrize(
+    ("counts", "difference", "interval"),
+    [
+        # Newcombe 1998 (paired proportions), method 10: no correction, since phi is negative.
+        ((36, 2, 12, 0), 0.2, (0.0569, 0.3404)),
+        # Altman et al. 2000 (Statistics with Confidence), table 6.2: phi is corrected for continuity.
+        ((14, 0, 5, 22), 0.1220, (0.0115, 0.2265)),
+        # Fagerland, Lydersen and Laake 2014, airway hyper-responsiveness (Bentur et al. 2009).
+        ((1, 7, 1, 12), -0.2857, (-0.5069, -0.0256)),
+    ],
+)
+def test_paired_interval_matches_published_examples(
+    counts: tuple[int, int, int, int], difference: float, interval: tuple[float, float]
+) -> None:
+    found = paired(*table(*counts))
+    assert found.difference == pytest.approx(difference, abs=5e-5)
+    assert found.interval == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize("counts", [(36, 2, 12, 0), (14, 0, 5, 22), (59, 6, 16, 80), (3, 40, 1, 9)])
+def test_exchanging_the_treatments_exchanges_the_ends(counts: tuple[int, int, int, int]) -> None:
+    first, second = table(*counts)
+    there, back = paired(first, second), paired(second, first)
+    assert back.difference == pytest.approx(-there.difference)
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
+    assert (back.gained, back.lost, back.p_value) == (there.lost, there.gained, there.p_value)
+
+
+def test_few_clusters_are_judged_by_students_t_with_one_degree_of_freedom_fewer() -> None:
+    # By hand: share 1/4, residuals 1, -1, 0, variance of the share 3/2 * 2 / 12**2 = 1/48, that of 12 independent
+    # images 3/16 / 12 = 1/64: design effect 4/3, 9 images. Textbook: t(0.975), 2 degrees: 4.30265; z: 1.95996.
+    found = Clustered.of(np.array([2, 0, 1]), np.array([4, 4, 4]))
+    assert found.design_effect == pytest.approx(4 / 3)
+    assert found.effective_trials == pytest.approx(9 * (1.959964 / 4.302653) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("clusters", "student"), [(2, 12.706205), (3, 4.302653), (6, 2.570582), (31, 2.042272)])
+def test_the_difference_of_clusters_uses_the_tables_t(clusters: int, student: float) -> None:
+    sizes = np.full(clusters, 100)
+    second = np.where(np.arange(clusters) % 2, 51, 50)
+    found = difference(np.full(clusters, 50), second, sizes)
+    change = second - 50
+    spread = np.sqrt(clusters / (clusters - 1) * np.sum((change - change.mean()) ** 2)) / (100 * clusters)
+    assert found.interval[1] - found.value == pytest.approx(student * spread, rel=1e-5)

@@ -197,3 +197,13 @@ def test_fault_models_are_described_by_all_that_decides_them(faults: Faults, bri
 
 def test_a_class_that_is_not_known_here_is_told_by_its_values() -> None:
     assert words({"model": "cosmos:Rays", "flux": 3}) == "In every trial: model cosmos:Rays, flux 3."
+
+
+def test_excluded_layers_have_no_places(program: Program) -> None:
+    whole = FaultSpace(program, ("mac", "weight"))
+    without = FaultSpace(program, ("mac", "weight"), excluded=("conv2", "fc1"))
+    assert set(without.part_sizes()) == {"conv1", "fc2", "fc3"}
+    assert without.size == whole.size - whole.part_sizes()["conv2"] - whole.part_sizes()["fc1"]
+    assert {without.place(at).layer for at in range(0, without.size, without.size // 1000)} <= {"conv1", "fc2", "fc3"}
+    with pytest.raises(SpaceError, match="layers conv2 have no places of mac"):
+        FaultSpace(program, ("mac",), layers=("conv2",), excluded=("conv2",))

@@ -405,3 +405,19 @@ def test_a_build_without_room_for_the_clock_is_refused_with_the_remedy(program: 
             continue
         with pytest.raises(DeviceError, match=rf"late or stuck bits in {groups} groups.*Config\(overclock=32\)"):
             check_faults(device, here)
+
+
+@pytest.mark.parametrize(
+    ("clock", "period"),
+    [
+        ({"mhz": 150}, 6666),
+        ({"mhz": 175}, 5714),
+        ({"mhz": 188}, 5319),
+        ({"mhz": 200}, 5000),
+        ({"period_ns": 5.0009}, 5000),
+    ],
+    ids=str,
+)
+def test_a_period_is_rounded_down(clock: dict[str, float], period: int) -> None:
+    # 1e6 / 150 = 6666.67, 1e6 / 175 = 5714.29
+    assert Overclock(**clock, beyond_model=True).period_ps == period

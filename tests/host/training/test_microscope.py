@@ -13,7 +13,7 @@ from host.faults.overclock import Overclock
 from host.faults.plan import EVERY_IMAGE, SITES, FaultPlan
 from host.faults.stuck import StuckAt
 from host.models import lenet5
-from host.training.microscope import layer_errors
+from host.training.microscope import _Count, layer_errors
 from host.training.twin import AttachError, Twin, attach
 from hw.config import Config
 from tests.hw.tables import random_table
@@ -138,3 +138,12 @@ def test_no_input_is_stored_where_the_first_layer_is_on_the_cpu() -> None:
     assert len(plan.at(0, "input"))
     outputs = twin.runtime.forward(twin.program.quantise_input(x), plan=plan).out[twin.layers[-1]]
     assert torch.equal(torch.from_numpy(outputs).float().reshape(16, 5) * 2.0**-twin.program.out_frac, clean)
+
+
+def test_magnitudes_of_errors_in_both_directions_do_not_cancel() -> None:
+    count = _Count(8)
+    count.add(np.array([5, -3, 7, 7], np.int8), np.array([1, 1, 7, 8], np.int8))
+    found = count.result()
+    # |5 - 1|, |-3 - 1| and |7 - 8|; bits of 5 ^ 1 = 100, -3 ^ 1 = 1111_1100 and 7 ^ 8 = 1111.
+    assert (found.words, found.wrong, found.magnitude) == (4, 3, 3.0)
+    assert found.bits == (1, 1, 3, 2, 1, 1, 1, 1)

@@ -17,6 +17,7 @@ from host.devices.runtime import Outputs, Runtime
 from host.faults.models import SoftErrors
 from host.program.layers import Pool
 from host.program.program import ProgramError
+from host.training import protect
 from host.training.autograd import DeviceLayer, Geometry, Recorded, through_activation
 from host.training.protect import by_accuracy, by_error_distribution, error_shares
 from host.training.twin import AttachError, Twin, attach
@@ -408,3 +409,20 @@ def test_accuracy_policy_protects_the_layer_whose_faults_hurt_and_restores_the_t
     assert twin.protected == []
     assert policy.choice is not None
     assert policy.choice.scores["fc2"] == 1.0
+
+
+def test_of_layers_whose_protection_helps_alike_the_first_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, labels = torch.rand(4, 1, 28, 28), torch.zeros(4, dtype=torch.long)
+    twin = attach(models.lenet5(), ReferenceDevice(Config(saboteur=True)), calibrate=x)
+    for accuracies, chosen in (
+        ((0.5, 0.5, 0.5, 0.5, 0.5), "conv1"),
+        ((0.1, 0.7, 0.7, 0.2, 0.7), "conv2"),
+        ((0.1, 0.2, 0.3, 0.4, 0.4), "fc2"),
+    ):
+        given = iter(accuracies)
+        monkeypatch.setattr(protect, "_accuracy", lambda *_, given=given: next(given))
+        policy = by_accuracy(SoftErrors(1e-3), x, labels)
+        assert policy(twin) == [chosen]
+        assert policy.choice is not None
+        assert policy.choice.scores == dict(zip(twin.layers, accuracies, strict=True))
