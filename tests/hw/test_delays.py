@@ -215,3 +215,12 @@ def test_the_limit_is_the_slowest_of_what_is_not_modelled() -> None:
     table = random_table(1, SMALL)
     assert table.limit_ps == 3000
     assert Limit(None, "no figure").period_ps is None
+
+
+def test_a_scale_rounds_every_entry_by_itself_halves_to_even() -> None:
+    one = (5,) * 17
+    pins = {name: Pins(one, (7,) * 17) for name in ("a", "b")}
+    bank = Bank("tree_1_0", "tree", 17, (9,) * 17, pins, (("a", 1, 3, 11),)).scaled(0.5)
+    arrival = bank.arrival("a")
+    # 2.5 to 2 and 4.5 to 4, then added; 3.5 to 4; 5.5 to 6.
+    assert (arrival[2, 0], arrival[2, 2], arrival[3, 1]) == (2 + 4, 4, 6)

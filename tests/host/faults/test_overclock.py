@@ -25,8 +25,10 @@ from host.faults.stuck import StuckAt
 from host.models import lenet5
 from host.program.program import Program
 from host.training.twin import attach
+from host.verification.cases import random_case
 from hw.config import Config
-from hw.delays import Limit, Table
+from hw.delays import Limit, Table, bank_names
+from hw.masks import MOST_GROUPS
 from sim.timing import shipped
 from tests.hw.tables import random_table
 
@@ -421,3 +423,23 @@ def test_a_build_without_room_for_the_clock_is_refused_with_the_remedy(program: 
 def test_a_period_is_rounded_down(clock: dict[str, float], period: int) -> None:
     # 1e6 / 150 = 6666.67, 1e6 / 175 = 5714.29
     assert Overclock(**clock, beyond_model=True).period_ps == period
+
+
+@pytest.mark.parametrize("bank", [name for name in bank_names(8) if name != "accumulator"])
+def test_a_tree_bank_adds_the_products_that_the_contract_says(bank: str) -> None:
+    # One channel at a time is 8, its weight 1: the sum loses bit 3 where the bank lies on the channel's way.
+    config = Config(lanes=8, vec=8, overclock=MOST_GROUPS)
+    layer = replace(
+        random_case(0, 0).program.layers[0], name="l", sources=("input",), source_channels=(8,), in_shape=(8, 1, 8),
+        out_channels=1, kernel=(1, 1), stride=(1, 1), padding=(0, 0), in_frac=0, weight_frac=(0,), out_frac=0,
+        channels=None, groups=1, operator="convolution", relu=False, pool=None, fold=None, upper=127,
+        placement="accelerator",
+    )  # fmt: skip
+    one, zero = np.ones((1, 8, 1, 1), np.int8), np.zeros(1, np.int32)
+    program = Program(config, (layer,), {"l": one}, {"l": zero}, layer.in_shape, 0)
+    x = np.zeros((1, 8, 1, 8), np.int8)
+    x[0, range(8), 0, range(8)] = 8
+    plan = StuckAt(0, 3, 0, bank).draw(program, 0, 1, 0)
+    found = Runtime(program, ReferenceDevice(config)).forward(x, plan=plan).out["l"].reshape(-1)
+    level, at = (int(part) for part in bank.split("_")[1:])
+    assert found.tolist() == [0 if element >> level == at else 8 for element in range(8)]

@@ -147,3 +147,17 @@ def test_magnitudes_of_errors_in_both_directions_do_not_cancel() -> None:
     # |5 - 1|, |-3 - 1| and |7 - 8|; bits of 5 ^ 1 = 100, -3 ^ 1 = 1111_1100 and 7 ^ 8 = 1111.
     assert (found.words, found.wrong, found.magnitude) == (4, 3, 3.0)
     assert found.bits == (1, 1, 3, 2, 1, 1, 1, 1)
+
+
+def test_a_layer_on_the_cpu_reads_the_flipped_input_too() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(16, 3, 6, 6)
+    twin = attach(TwoReaders().eval(), ReferenceDevice(SMALL), calibrate=x)
+    clean, found = twin(x), []
+    for protect in ([], ["b"], ["b", "add", "f"]):
+        twin.protect(protect)
+        with SoftErrors(0.02, sites=("input",)).on(twin, seed=3):
+            found.append(twin(x))
+    assert not torch.equal(found[0], clean)
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
