@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
+import pytest
 import torch
+
+from tests import needs
 
 # One thread a process: the tests run in one process per core.
 torch.set_num_threads(1)
@@ -12,3 +16,39 @@ torch.set_num_threads(1)
 # A shell starts background jobs with SIGINT ignored, and what it starts inherits that: the tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+NOTHING = "REDLINE_SKIP_NOTHING"
+"""Environment variable, set in CI: a run fails for what it skipped though it could be installed."""
+skipped = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[skipped] = []
+    config.pluginmanager.register(Skips(config.stash[skipped]), "skips")
+
+
+class Skips:
+    """Collects why tests were skipped, of all workers."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        self.reasons = reasons
+
+    def note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
+            self.reasons.append(report.longrepr[2].removeprefix("Skipped: "))
+
+    pytest_runtest_logreport = pytest_collectreport = note
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if needs.summary(self.reasons, nothing=NOTHING in os.environ)[1] and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines, fails = needs.summary(config.stash[skipped], nothing=NOTHING in os.environ)
+    if lines:
+        terminalreporter.section("what was skipped, and how to have it")
+        for line in lines:
+            terminalreporter.line(line)
+    if fails:
+        terminalreporter.line(f"error: {NOTHING} is set, and some of these can be installed", red=True)

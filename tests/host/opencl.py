@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-import pytest
+from tests.needs import needs
 
 
 def available() -> bool:
@@ -16,4 +16,6 @@ def available() -> bool:
     return bool(platforms.devices())
 
 
-needs_opencl = pytest.mark.skipif(not available(), reason="there is no OpenCL device: see 'redline doctor'")
+needs_opencl = needs(
+    available(), "apt-get install ocl-icd-libopencl1 pocl-opencl-icd; pip install -c constraints.txt '.[opencl]'"
+)

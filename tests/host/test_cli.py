@@ -23,11 +23,7 @@ from host.stats import Clustered
 from host.studies import workbench
 from host.studies.report.document import Table
 from sim import tools
-
-needs_data = pytest.mark.skipif(
-    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-    reason="Fashion-MNIST is not installed",
-)
+from tests.needs import needs_data
 
 
 def redline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

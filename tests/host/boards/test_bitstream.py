@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,11 @@ from host.boards import flow
 from host.boards.family import FAMILIES
 from hw.boards.catalogue import BOARDS
 from tests.host.boards.toy import ToyDesign
+from tests.needs import needs_packages
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        any(find_spec(tool.module.partition(".")[0]) is None for f in FAMILIES.values() for tool in f.tools),
-        reason="run: pip install 'redline[bitstream]'",
-    ),
+    needs_packages("bitstream", *(tool.module.partition(".")[0] for f in FAMILIES.values() for tool in f.tools)),
 ]
 
 

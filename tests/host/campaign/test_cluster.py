@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +19,13 @@ from host.campaign.campaign import STORE
 from host.campaign.stop import Trials
 from host.campaign.store import OutcomeRow, Store, StoreError, TrialRow
 from tests.host.campaign import small
+from tests.needs import needs_packages
 
 ROOT = Path(__file__).parents[3]
 TRIALS = 40
 OUTCOME = attrgetter("number", "arm", "position")
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'redline[ray]'")
+needs_ray = needs_packages("ray", "ray")
 
 
 def rows(folder: Path) -> list[tuple]:

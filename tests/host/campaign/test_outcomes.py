@@ -176,8 +176,7 @@ def test_masking_agrees_on_random_networks_of_either_arithmetic(number: int) -> 
     rng = np.random.default_rng(number)
     x = rng.integers(-128, 128, (3, *program.input_shape)).astype(np.int8)
     fallback = [layer.name for layer in program.layers if layer.placement == "cpu"]
-    if len(fallback) == len(program.layers):
-        pytest.skip("nothing runs on the accelerator")
+    assert len(fallback) < len(program.layers)
     space = FaultSpace(program, SITES, excluded=fallback)
     check_against_writeback(program, x, [space.place(int(i)) for i in rng.integers(0, space.size, 30)])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sqlite3
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from host.campaign.settings import Settings
 from host.campaign.stop import Trials
 from host.campaign.store import Store, StoreError
 from host.cli import app
-from host.datasets import data
 from host.devices import registry
 from host.faults.models import SoftErrors
 from host.program.integer import run_layer
@@ -29,6 +27,7 @@ from host.stats import Clustered, difference, planned_trials
 from host.training.protect import error_shares
 from host.training.twin import Twin, attach
 from tests.host.campaign import small
+from tests.needs import needs_data
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +160,7 @@ def test_protecting_a_layer_saves_its_cycles_and_costs_cpu_time(tmp_path: Path) 
 
 # -- the command line
 
-needs_data = pytest.mark.skipif(
-    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-    reason="Fashion-MNIST is not installed",
-)
+
 RUN = ["--test-images", "40", "--images", "3", "--device", "reference", "--workers", "0"]
 
 

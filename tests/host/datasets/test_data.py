@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from host.datasets import data
+from tests.needs import needs_fashion
 
 FASHION = data.SYSTEM_DIRS["fashion-mnist"][0]
-needs_fashion = pytest.mark.skipif(not FASHION.is_dir(), reason="Debian package dataset-fashion-mnist is not installed")
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -33,6 +33,7 @@ from hw import record, registers
 from hw.config import Config
 from hw.descriptor import Flag
 from tests.host.opencl import available, needs_opencl
+from tests.needs import needs
 
 pytestmark = needs_opencl
 if available():
@@ -199,7 +200,7 @@ def warnings_for(processor: str, text: str) -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120).stderr
 
 
-@pytest.mark.skipif(CLANG is None, reason="there is no clang: apt-get install clang")
+@needs(CLANG is not None, "apt-get install clang")
 @pytest.mark.parametrize("processor", ["haswell", "skylake-avx512"])
 def test_no_vector_of_64_bytes_crosses_a_call(processor: str) -> None:
     for config in SOURCES:

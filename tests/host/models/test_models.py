@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from host import models
 from host.datasets import data
 from host.training.pretrain import accuracy
+from tests.needs import needs_fashion
 
 
 def test_lenet5_has_61706_parameters() -> None:
     assert sum(p.numel() for p in models.lenet5().parameters()) == 61706
 
 
+@needs_fashion
 def test_pretrained_lenet5_reaches_the_accuracy_its_file_states() -> None:
-    if not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir():
-        pytest.skip("Debian package dataset-fashion-mnist is not installed")
     made = models.metadata(models.pretrained_file("lenet5"))
     test = data.load("fashion-mnist", "test")
     assert made["sha256"]["t10k-images-idx3-ubyte"] == test.sha256["t10k-images-idx3-ubyte"]

@@ -60,7 +60,7 @@ def test_a_sweep_leaves_the_files_of_others(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="hardware: no /dev/full")
 def test_a_full_disk_and_a_folder_are_named_and_nothing_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"/dev/full: cannot be written: No space left.*free some space"):
         write_atomic(Path("/dev/full"), "more than fits" * 1000)

@@ -14,17 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from host.datasets import data
 from host.run import Run, RunError, differences
 from host.store.files import write_atomic, write_json
 from host.studies import demo, soft_errors
 from host.studies.overclock import OverclockSettings
 from host.studies.workbench import Settings, Workbench
+from tests.needs import needs_data
 
-pytestmark = pytest.mark.skipif(
-    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-    reason="Fashion-MNIST is not installed",
-)
+pytestmark = needs_data
 
 SMALL = Settings(
     device="reference",

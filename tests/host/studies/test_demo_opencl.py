@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pytest
-
-from host.datasets import data
 from host.studies import demo, soft_errors
 from host.studies.overclock import OverclockSettings
 from host.studies.workbench import Settings
 from tests.host.opencl import needs_opencl
+from tests.needs import needs_data
 
 pytestmark = [
     needs_opencl,
-    pytest.mark.skipif(
-        not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-        reason="Fashion-MNIST is not installed",
-    ),
+    needs_data,
 ]
 
 SMALL = soft_errors.SoftErrorSettings(

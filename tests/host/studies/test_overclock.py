@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from host.datasets import data
 from host.faults.overclock import BeyondModel
 from host.run import RunError
 from host.studies import overclock
 from host.studies.overclock import OverclockSettings
 from hw.delays import Table
+from tests.needs import needs_data
 
-pytestmark = pytest.mark.skipif(
-    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-    reason="Fashion-MNIST is not installed",
-)
+pytestmark = needs_data
 
 TINY = OverclockSettings(
     device="reference",

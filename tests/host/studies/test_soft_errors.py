@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +17,9 @@ from host.studies.report import soft_errors as shown
 from host.studies.results import means_table, pooled
 from host.studies.soft_errors import SoftErrorSettings
 from host.training.train import evaluate
+from tests.needs import needs_data
 
-pytestmark = pytest.mark.skipif(
-    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-    reason="Fashion-MNIST is not installed",
-)
+pytestmark = needs_data
 
 TINY = SoftErrorSettings(
     device="emulator", rates=(1e-3, 1e-2), per="bit", seeds=(1, 2), test_images=96, train_images=64, batch=16,

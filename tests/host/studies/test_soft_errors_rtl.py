@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from host.datasets import data
 from host.studies import soft_errors
+from tests.needs import needs_data
 
-pytestmark = pytest.mark.skipif(
-    not data.SYSTEM_DIRS["fashion-mnist"][0].is_dir() and "REDLINE_DATA" not in os.environ,
-    reason="Fashion-MNIST is not installed",
-)
+pytestmark = needs_data
 
 TINY = soft_errors.SoftErrorSettings(
     rates=(1e-3,), test_images=48, train_images=64, batch=16, calibration_images=64, probe_images=16

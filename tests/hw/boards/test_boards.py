@@ -58,7 +58,7 @@ def test_the_constraint_file_names_each_port_of_the_chip_once_at_a_site_of_its_o
 @pytest.mark.parametrize("name", NAMES)
 def test_part_clock_and_pads_are_those_of_amaranth_boards(name: str) -> None:
     """Written by other people from the boards' schematics."""
-    platforms = pytest.importorskip("amaranth_boards", reason="an independent source of pads; in the dev extra")
+    platforms = pytest.importorskip("amaranth_boards", reason="install: pip install -c constraints.txt '.[dev]'")
     module, kind = PLATFORMS[name]
     platform = getattr(import_module(f"{platforms.__name__}.{module}"), kind)()
     board = BOARDS[name]

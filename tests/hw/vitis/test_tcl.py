@@ -17,6 +17,7 @@ import pytest
 from hw.registers import ARGUMENTS, OFFSET
 from hw.vitis.package import write
 from tests.hw.vitis.kernels import SMALL, package, ports
+from tests.needs import needs, needs_program
 
 STAND_INS = Path(__file__).with_name("vivado.tcl")
 
@@ -47,10 +48,10 @@ def by_tkinter(script: str) -> str:
 
 
 INTERPRETERS = [
-    pytest.param(by_tclsh, marks=pytest.mark.skipif(shutil.which("tclsh") is None, reason="apt-get install tcl")),
+    pytest.param(by_tclsh, marks=needs_program("tclsh", "tcl")),
     pytest.param(
         by_tkinter,
-        marks=pytest.mark.skipif(importlib.util.find_spec("_tkinter") is None, reason="apt-get install python3-tk"),
+        marks=needs(importlib.util.find_spec("_tkinter") is not None, "apt-get install python3-tk"),
     ),
 ]
 

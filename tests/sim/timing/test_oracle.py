@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -12,9 +10,10 @@ from sim.timing.analysis import analyse
 from sim.timing.oracle import Oracle, OracleError
 from sim.timing.streams import Stream
 from sim.timing.validate import f1, measure
+from tests.needs import needs_program
 from tests.sim.timing import fragment
 
-icarus = pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs Icarus Verilog: apt-get install iverilog")
+icarus = needs_program("iverilog", "iverilog")
 
 LENGTH = 25
 
