@@ -141,12 +141,18 @@ class Follower:
     net : nn.Module
     graph : Graph
         Of this network (`trace`).
+    input_shape : (C, H, W)
     """
 
     def __init__(self, net: nn.Module, graph: Graph, input_shape: tuple[int, int, int]) -> None:
         self.out_shape = graph.out_shape
         self.origins = {layer.name: layer.origin for layer in graph.layers if layer.origin is not None}
-        self._structure, self._input_shape, self._marks = graph.structure, input_shape, marks(net)
+        self._structure, self._input_shape = graph.structure, input_shape
+        self._marks: tuple[Any, ...] | None = marks(net)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Marks are of one network in one process; without them the next check traces anew.
+        return {**vars(self), "_marks": None}
 
     def check(self, net: nn.Module) -> None:
         """Raise `CompileError` if the network no longer computes what was traced, or what a trace does not show."""

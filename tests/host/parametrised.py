@@ -40,6 +40,12 @@ def pruned_twice(module: nn.Module) -> None:
     prune.ln_structured(module, "weight", 0.25, n=2, dim=0)
 
 
+def spectral_norm(module: nn.Module) -> None:
+    nn.utils.spectral_norm(module, n_power_iterations=15)
+    for hook in module._forward_pre_hooks.values():
+        hook(module, ())  # as a step of training does; before, the norm is that of random vectors
+
+
 def warnings_aside(how: Callable[..., object]) -> Callable[[nn.Module], None]:
     def apply(module: nn.Module) -> None:
         with warnings.catch_warnings():
@@ -53,7 +59,7 @@ COMPUTED: dict[str, Callable[[nn.Module], object]] = {
     "weight norm, old": warnings_aside(nn.utils.weight_norm),
     "weight norm, old, other dimension": warnings_aside(lambda module: nn.utils.weight_norm(module, dim=None)),
     "weight norm": parametrizations.weight_norm,
-    "spectral norm, old": warnings_aside(nn.utils.spectral_norm),
+    "spectral norm, old": warnings_aside(spectral_norm),
     "spectral norm": parametrizations.spectral_norm,
     "orthogonal": parametrizations.orthogonal,
     "pruned": lambda module: prune.l1_unstructured(module, "weight", 0.5),

@@ -88,6 +88,12 @@ FLATTENINGS: list[Callable[[torch.Tensor], torch.Tensor]] = [
 ]
 
 
+STEPS = (
+    *("plain", "plain", "residual", "dense", "split", "depth", "norm", "training", "drop"),
+    *("parts", "nested", "shared norm", "average", "beside", "reshaped"),
+)
+
+
 @dataclass
 class Made:
     """A random network and what may be wrong with it."""
@@ -188,7 +194,7 @@ class _Maker:
     def grown(self) -> None:
         """One random step of the network."""
         last, (c, h, w) = self.last, self.shapes[-1]
-        step = self.random.choice(("plain", "plain", "residual", "dense", "split", "depth", "norm", "training", "drop"))
+        step = self.random.choice(STEPS)
         self.made.features.append(step)
         if step == "plain":
             self.convolution(last, self.random.choice((2, 4, 6)))
@@ -214,6 +220,33 @@ class _Maker:
             self.called(nn.Conv2d(c, 2 * c, 1, groups=c), (2 * c, h, w))
         elif step == "norm" and last:
             self.called(nn.LocalResponseNorm(self.random.choice((2, 3)), alpha=0.1), (c, h, w))
+        elif step == "parts" and c >= 4:
+            parts = [(slice(0, 1), 1), (slice(2, c), c - 2)]
+            (first, one), (second, other) = parts if self.chance(0.5) else parts[::-1]
+            branch = self.convolution(last, 2, keep=True)
+            self.line(lambda a, b: torch.cat((a[:, second], b, a[:, first]), 1), (one + other + 2, h, w), last, branch)
+        elif step == "nested":
+            inner = nn.Sequential(nn.Sequential(nn.Conv2d(c, 4, 1), nn.ReLU()), nn.Identity(), nn.Conv2d(4, 2, 1))
+            self.line(_call, (2, h, w), module=inner)
+        elif step == "shared norm":
+            norm = self.norm(4)
+            a, b = (self.called(nn.Conv2d(c, 4, 1), (4, h, w), last) for _ in range(2))
+            self.net.add_module("norm", norm)
+            self.net.plan.append((_call, (a,), "norm"))
+            self.net.plan.append((_call, (b,), "norm"))
+            self.shapes += [(4, h, w)] * 2
+            self.line(self.random.choice(ADDITIONS[:4]), (4, h, w), self.last - 1, self.last)
+        elif step == "average" and last:
+            size = self.random.choice([s for s in (1, 2, h) if h % s == 0 and w % s == 0] or [1])
+            functional = self.chance(0.5)
+            if functional:
+                self.line(lambda x: F.adaptive_avg_pool2d(x, size), (c, size, size))
+            else:
+                self.called(nn.AdaptiveAvgPool2d((size, size)), (c, size, size))
+        elif step == "beside" and last:
+            self.line(lambda x: torch.cat((x, F.relu(x)), 1), (2 * c, h, w))
+        elif step == "reshaped" and last:
+            self.line(lambda x: x.flatten(1).view(x.size(0), c, h, w).contiguous(), (c, h, w))
         elif step == "drop":
             self.line(_call, (c, h, w), module=self.random.choice((nn.Dropout, nn.Dropout2d))(0.5))
         if self.chance(0.6) and self.last > 0 and any(isinstance(m, nn.Conv2d) for m in self.net.modules()):

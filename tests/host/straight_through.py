@@ -31,7 +31,7 @@ def value(twin: Twin, x: torch.Tensor) -> torch.Tensor:
     outputs = twin.runtime.forward(images, writeback=True)
     net.eval()
     with torch.enable_grad():
-        net(x[:2])  # what hooks compute is there afterwards
+        net(x[:2].detach())  # what hooks compute is there afterwards
         known = {INPUT: _replaced(x, torch.from_numpy(images), twin.program.input_frac)}
         for source in layers:
             layer = twin.program.layer(source.name)
@@ -81,6 +81,11 @@ def gradients(net: nn.Module, output: torch.Tensor, weights: torch.Tensor) -> di
     return {name: one.grad.float().clone() for name, one in net.named_parameters() if one.grad is not None}
 
 
+def _gradient(x: torch.Tensor) -> torch.Tensor:
+    assert x.grad is not None
+    return x.grad
+
+
 def check(twin: Twin, x: torch.Tensor, *, tolerance: float = 1e-4) -> None:
     """Assert that the twin's values are near the float network's, and its gradients those of the rule."""
     net = twin.net
@@ -94,10 +99,11 @@ def check(twin: Twin, x: torch.Tensor, *, tolerance: float = 1e-4) -> None:
     assert found.shape == wanted.shape
     assert snr(found, wanted) >= 20, f"{snr(found, wanted):.1f} dB"
     weights = torch.randn(wanted.numel(), generator=torch.Generator().manual_seed(0))
-    rule = value(twin, x)
-    made = twin(x)
+    by_rule, by_twin = x.clone().requires_grad_(), x.clone().requires_grad_()
+    rule, made = value(twin, by_rule), twin(by_twin)
     assert torch.equal(rule.flatten().float(), made.flatten().float())
     theirs, ours = gradients(net, rule, weights), gradients(net, made, weights)
+    theirs["the images"], ours["the images"] = _gradient(by_rule), _gradient(by_twin)
     assert set(ours) == set(theirs)
     largest = max((float(gradient.norm()) for gradient in theirs.values()), default=0.0)
     for name, gradient in theirs.items():
