@@ -36,6 +36,15 @@ COUNTERS = ("cycles", "mac_cycles", "stall_cycles", "bytes_read", "bytes_written
 MOST_POLL_S = 0.05
 CHECKED_EVERY = 16
 """Polls between looks at the cycle counter."""
+CLOCKS_HZ = range(1_000, 10**10)
+"""Clocks that a board can have."""
+SLOWEST_HZ = 10_000
+"""Cycles a second that a simulated board computes at least."""
+SLACK = 2
+"""Times that a launch may take longer than its most cycles, and `SLACK_S` beside, before the board counts as hung."""
+SLACK_S = 30.0
+WIDE_TRIES = 4
+"""A counter's high word changes every 2**32 cycles: twice while it is read is no counter."""
 
 
 class SerialDevice(Device):
@@ -143,6 +152,11 @@ class SerialDevice(Device):
             )
         self.memory_bytes = self._board_register("memory_bytes")
         self.clock_hz = self._board_register("clock_hz")
+        if self.clock_hz not in CLOCKS_HZ or not self.memory_bytes:
+            raise DeviceError(
+                f"the board on {port} says that its clock has {self.clock_hz} Hz and its memory {self.memory_bytes} "
+                "bytes: its bitstream is damaged or of another version; load one of this release"
+            )
         self.session.room = self._board_register("inbox_bytes")
         if wanted_bytes is not None and wanted_bytes > self.memory_bytes:
             raise DeviceError(
@@ -238,6 +252,8 @@ class SerialDevice(Device):
             If it takes more than `max_cycles`, or is not running at all.
         """
         pause, polls, before = 0.0, 0, -1
+        rate = SLOWEST_HZ if self._board is not None else self.clock_hz
+        deadline = time.monotonic() + SLACK * max_cycles / rate + SLACK_S
         while not (state := self._register("ap_ctrl")) & AP_DONE:
             if state & AP_IDLE:
                 raise DeviceError(
@@ -247,7 +263,7 @@ class SerialDevice(Device):
             polls += 1
             if polls % CHECKED_EVERY == 0:
                 cycles = self._wide("cycles")
-                if cycles > max_cycles or cycles == before:
+                if cycles > max_cycles or cycles <= before or time.monotonic() > deadline:
                     raise DeviceError(
                         f"the accelerator hangs: it has not finished after {cycles} cycles of at most {max_cycles}; it "
                         "has been reset. If that happens again, its clock is too fast for its control: lower it"
@@ -259,11 +275,15 @@ class SerialDevice(Device):
     def _wide(self, name: str) -> int:
         """A counter of 64 bits that may be counting."""
         high = self._register(f"{name}_hi")
-        while True:
+        for _ in range(WIDE_TRIES):
             low, again = self._register(f"{name}_lo"), self._register(f"{name}_hi")
             if again == high:
                 return high << 32 | low
             high = again
+        raise DeviceError(
+            f"the counter {name} changes its high word each time it is read: the accelerator's clock is too fast for "
+            "its control, or the bitstream is damaged; lower the clock, or load it again"
+        )
 
     def _report(self) -> LaunchReport:
         counters = {name: self._wide(name) for name in COUNTERS}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-from hw.link.protocol import CRC_BYTES, ESCAPE, FLAG, FLIP
+from hw.link.protocol import CRC_BYTES, ESCAPE, FLAG, FLIP, MOST_DATA
 
 _FLAG, _ESCAPE = bytes([FLAG]), bytes([ESCAPE])
 _ESCAPED = {byte: bytes([ESCAPE, byte ^ FLIP]) for byte in (FLAG, ESCAPE)}
+
+MOST_FRAME = 2 * (MOST_DATA + 64)
+"""Bytes between two flags; every one may have to be escaped."""
 
 
 def encode(content: bytes) -> bytes:
@@ -38,6 +41,8 @@ class Deframer:
     def push(self, received: bytes) -> list[bytes | None]:
         """Frames that these bytes complete, in order: their content, None for a damaged one."""
         *pieces, self._rest = (self._rest + received).split(_FLAG)
+        if len(self._rest) > MOST_FRAME:
+            self._rest = _ESCAPE  # whatever follows up to the next flag is damaged
         return [decode(piece) for piece in pieces if piece]
 
     def clear(self) -> None:

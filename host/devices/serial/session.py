@@ -151,7 +151,8 @@ class Session:
                 most_sent = max(most_sent, sent)
                 deadline = time.monotonic() + self._patience(requests[base:sent])
             frame = self._frame(deadline)
-            if frame == b"":
+            # A line that is never silent and says nothing of use is as good as a silent one.
+            if frame == b"" or time.monotonic() > deadline + self._timeout_s:
                 silences += 1
                 if silences == self._attempts:
                     raise self._silent(f"{self._attempts} times")
@@ -247,11 +248,12 @@ class Session:
         for _ in range(self._attempts):
             self._line.write(encode(REQUEST.pack(seq, Op.OPEN, 0, self._token)))
             deadline = time.monotonic() + self._patience([Request(Op.OPEN)])
-            while (frame := self._frame(deadline)) != b"":
+            while (frame := self._frame(deadline)) != b"" and time.monotonic() < deadline + self._timeout_s:
                 answer = self._parsed(frame)
                 if answer is None or (answer.status == Status.DAMAGED):
                     continue
                 if (answer.seq, answer.op, answer.status) == (seq, Op.OPEN, Status.OK):
+                    self._check(Request(Op.OPEN), answer)
                     self._last = seq
                     return int(VALUE.unpack(answer.data)[0])
         raise self._silent(f"{self._attempts} times")

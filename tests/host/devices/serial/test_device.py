@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -18,12 +19,16 @@ from host.conformance.launches import compare
 from host.devices.device import DeviceError
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
+from host.devices.serial import device as serial_device
 from host.devices.serial.device import SerialDevice
+from host.devices.serial.frames import MOST_FRAME, Deframer, encode
 from host.devices.serial.port import LineLost
+from host.devices.serial.session import Session
 from host.verification.cases import CONFIGS, random_case
+from hw.link.protocol import OFFSET as BOARD
 from hw.registers import OFFSET
 from tests.host.devices.serial.cable import Cable
-from tests.host.devices.serial.model import GET, PUT, RESET, WRITE, Board
+from tests.host.devices.serial.model import GET, OPEN, PUT, RESET, WRITE, Board, stuff
 
 CONFIG = CONFIGS[1]
 FAST = {"timeout_s": 0.1, "attempts": 12}
@@ -325,3 +330,105 @@ def test_a_start_is_not_repeated_when_the_host_comes_back(board: Board) -> None:
         assert serial.memory_bytes == 1 << 17
         assert board.starts == starts
         assert [op for op, *_ in board.executed[-3:]].count(PUT) == 0
+
+
+# -- boards that do not behave
+
+
+def test_a_counter_whose_high_word_never_repeats_is_an_error(board: Board) -> None:
+    with device(board.path) as serial:
+        runtime, x = runtime_of(serial)
+        get, asked = board.get, itertools.count(1)
+        board.get = lambda offset: next(asked) if offset == OFFSET["cycles_hi"] else get(offset)  # type: ignore[method-assign]
+        with pytest.raises(DeviceError, match="the counter cycles changes its high word each time it is read"):
+            runtime.forward(x)
+        board.get = get  # type: ignore[method-assign]
+        runtime.forward(x)
+
+
+@pytest.mark.parametrize("counter", ["jumps", "crawls", "stands", "falls"])
+def test_an_accelerator_that_stays_busy_whatever_its_counter_does_is_an_error(
+    counter: str, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serial_device, "SLACK_S", 0.5)
+    monkeypatch.setattr(serial_device, "SLACK", 0)
+    with device(board.path) as serial:
+        runtime, x = runtime_of(serial)
+        get, count = board.get, itertools.count(1)
+        said = {
+            "jumps": lambda: next(count) * 7919 % 1000 + 1,
+            "crawls": lambda: next(count),
+            "stands": lambda: 5,
+            "falls": lambda: 1000 - next(count),
+        }[counter]
+        board.stuck = True
+        board.get = lambda offset: said() if offset == OFFSET["cycles_lo"] else get(offset)  # type: ignore[method-assign]
+        with pytest.raises(DeviceError, match="the accelerator hangs: it has not finished after .* it has been reset"):
+            runtime.forward(x)
+        board.get, board.stuck = get, False  # type: ignore[method-assign]
+        runtime.forward(x)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 5, 100])
+def test_an_answer_of_another_size_to_the_first_request_is_an_error(board: Board, size: int) -> None:
+    answer = board.answer
+
+    def odd(content: bytes | None) -> bytes:
+        said = answer(content)
+        return said[:2] + bytes(size) + said[-1:] if said[1] == OPEN else said
+
+    board.answer = odd  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match=f"answers OPEN with {size} bytes, not 4: its gateware is of another version"):
+        device(board.path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_answers_of_a_byte_or_two_are_no_answers(board: Board, size: int) -> None:
+    board.answer = lambda content: bytes(size) or b"\0"  # type: ignore[method-assign]
+    with pytest.raises(LineLost, match="no board answers on"):
+        device(board.path, attempts=3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("clock_hz", 0), ("clock_hz", 7), ("memory_bytes", 0)])
+def test_a_board_that_says_nonsense_of_itself_is_refused(name: str, value: int) -> None:
+    with (
+        Board(CONFIG, registers={BOARD[name]: value}) as made,
+        pytest.raises(DeviceError, match="damaged or of another"),
+    ):
+        device(made.path)
+
+
+@pytest.mark.parametrize(
+    "babble",
+    [b"\x7e\x00\x01\x02\x03\x04\x05\x06\x7e", b"\x7e", bytes(range(100, 120))],
+    ids=["frames", "flags", "noise"],
+)
+def test_a_line_that_is_never_silent_and_says_nothing_is_given_up(babble: bytes) -> None:
+    class Endless:
+        name = "endless"
+
+        def read(self) -> bytes:
+            return babble * 50
+
+        def write(self, sent: bytes) -> None: ...
+
+        def forget(self) -> None: ...
+
+    with pytest.raises(LineLost, match="no board answers on endless, asked 3 times"):
+        Session(Endless(), 1_000_000, timeout_s=0.05, attempts=3)
+
+
+def test_a_board_that_babbles_after_the_first_answer_is_given_up(board: Board) -> None:
+    with device(board.path, attempts=3) as serial:
+        serial.session._line.read = lambda: stuff(b"\1\2\1") * 50  # type: ignore[method-assign]
+        with pytest.raises(LineLost, match="no board answers on .*, asked 3 times"):
+            serial.read(0, 4)
+
+
+def test_a_stream_without_a_flag_takes_no_memory() -> None:
+    deframer = Deframer()
+    for _ in range(1000):
+        assert deframer.push(bytes(4096)) == []
+        assert len(deframer._rest) <= MOST_FRAME
+    content = b"sound"
+    assert deframer.push(encode(content)) == [None, content]
