@@ -169,6 +169,10 @@ class Follower:
             )
         self._marks = found
 
+    def forget(self) -> None:
+        """Compare with what was traced at the next `check`: after the network was copied."""
+        self._marks = ()
+
     def weights(self, net: nn.Module, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Float weight and bias of a layer (`Origin.read`)."""
         return self.origins[name].read(net)

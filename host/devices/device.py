@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,8 @@ class Device(ABC):
     units: int = 1
     reads_events: bool = True
     knows_conditions: bool = False
+    _made_with: tuple[str, Config, dict[str, Any]] | None = None
+    """Arguments of `redline.device`, with which a process that loads it makes one like it."""
 
     @abstractmethod
     def launch(self, launch: Launch) -> LaunchReport:
@@ -187,6 +190,24 @@ class Device(ABC):
 
     def close(self) -> None:  # noqa: B027 - optional to override
         """Release processes, files and handles. The device cannot be used afterwards."""
+
+    # A device is one thing: copies of what uses it share it, and a process that loads it makes another.
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Callable[..., Device], tuple[object, ...]]:
+        if self._made_with is None:
+            raise DeviceError(
+                f"this {self.name} device cannot be pickled: it was not made by redline.device(), so that it is not "
+                "known how to make it again"
+            )
+        from host.devices.registry import again  # it imports Device
+
+        return again, self._made_with
 
     def __enter__(self) -> Self:
         return self

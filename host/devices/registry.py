@@ -55,8 +55,14 @@ def device(name: str = "reference", config: Config | None = None, **options: Any
         config = Config(**own)
     elif own:
         raise DeviceError(f"give either config= or its parameters ({', '.join(own)}), not both")
-    made = device_class(name)(config, **rest)
+    return again(name, config, rest)
+
+
+def again(name: str, config: Config, options: dict[str, Any]) -> Device:
+    """The device of a name, an accelerator and its own options: what a pickled device stands for."""
+    made = device_class(name)(config, **options)
     assert isinstance(made, Device)
+    made._made_with = (name, config, options)
     return made
 
 

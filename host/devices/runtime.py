@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from host.devices.device import Device, DeviceError, Int8, LaunchReport
 from host.devices.reference import flip, stored_input
+from host.devices.turns import turn_of
 from host.faults.plan import EVERY_IMAGE, FaultPlan
 from host.faults.stream import PlanStream
 from host.program.arrangement import gather
@@ -23,9 +23,6 @@ PART = 1 << 20
 """Values compared at a time."""
 FIRST = 1 << 10
 """Of those that are compared first."""
-
-_last_user: WeakKeyDictionary[Device, object] = WeakKeyDictionary()
-"""Token of the Runtime whose weights lie in a device's memory; another Runtime must write its own first."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Runtime:
     program : Program
         Its weights may change between calls (`Program.requantise`); only changed ones are written.
     device : Device
-        Of the same accelerator; several Runtimes may take turns on one device.
+        Of the same accelerator; several Runtimes, also in several threads, take turns on one device.
     units : int or None
         Compute units to use; by default all that the device has.
 
@@ -69,6 +66,7 @@ class Runtime:
         self._stored: dict[str, npt.NDArray] = {}
         self._largest: int | None = None
         self._token = object()
+        self._turn = turn_of(device)
         self._segments = program.segments()
 
     def forward(
@@ -114,16 +112,18 @@ class Runtime:
                     "use reference, emulator, opencl or simulation"
                 )
         parts, at = [], 0
-        while at < len(x):
-            size = min(len(x) - at, self._largest or len(x))
-            try:
-                parts.append(self._pass(x[at : at + size], writeback, plan, first_image + at))
-            except MemoryTooSmall:
-                if size == 1:
-                    raise
-                self._largest = size // 2
-                continue
-            at += size
+        # What other threads write to the device now would be computed with, or read as this pass's results.
+        with self._turn.lock:
+            while at < len(x):
+                size = min(len(x) - at, self._largest or len(x))
+                try:
+                    parts.append(self._pass(x[at : at + size], writeback, plan, first_image + at))
+                except MemoryTooSmall:
+                    if size == 1:
+                        raise
+                    self._largest = size // 2
+                    continue
+                at += size
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _pass(self, x: Int8, writeback: bool, plan: FaultPlan | PlanStream | None, first_image: int) -> Outputs:
@@ -203,9 +203,9 @@ class Runtime:
 
     def claim(self) -> None:
         """Take the device: what another Runtime has used since must be written again."""
-        if _last_user.get(self.device) is not self._token:
+        if self._turn.user is not self._token:
             self._stored.clear()
-        _last_user[self.device] = self._token
+        self._turn.user = self._token
 
     def _execute(self, launch: Launch) -> LaunchReport:
         """The launch itself, when all it reads is in device memory."""

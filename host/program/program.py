@@ -310,8 +310,27 @@ class Program:
 
 
 def as_array(x: Any) -> npt.NDArray[Any]:
-    """A tensor (detached, on the CPU) or array as a numpy array."""
-    return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
+    """A tensor (detached, on the CPU) or array as a numpy array of real numbers.
+
+    Raises
+    ------
+    ProgramError
+        If its values cannot be read, or are complex.
+    """
+    if hasattr(x, "detach"):
+        try:
+            x = x.detach().cpu()
+            # Types that numpy lacks (bfloat16) fit float32.
+            x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
+        except (TypeError, RuntimeError, NotImplementedError) as error:
+            raise ProgramError(
+                f"a tensor's values cannot be read ({str(error).splitlines()[0]}): give a dense tensor with values, "
+                "outside of torch.func and torch.export"
+            ) from error
+    values = np.asarray(x)
+    if values.dtype.kind not in "biuf":
+        raise ProgramError(f"values must be real numbers, not {values.dtype}")
+    return values
 
 
 def quantise_layer(

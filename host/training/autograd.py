@@ -129,8 +129,9 @@ class DeviceLayer(torch.autograd.Function):
         ----------
         x : float32, shape (N, C, H, W)
             The layer's input, gathered from its sources' values.
-        weight, bias : float32
-            Master weights, as the module has them; of other operators, their constants (`constant_weight`).
+        weight, bias : float tensor
+            Master weights, as the module has them; of other operators, their constants (`constant_weight`). Where the
+            weight is, the layer's value is, and backward runs.
         geometry : Geometry
         recorded : Recorded
             What backward goes through.
@@ -139,13 +140,14 @@ class DeviceLayer(torch.autograd.Function):
 
         Returns
         -------
-        float32, shape (N, M, PH, PW); zeros without a value
+        float32 (float64 if the weight is), shape (N, M, PH, PW); zeros without a value
         """
+        kind = torch.float64 if weight.dtype is torch.float64 else torch.float32
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.recorded, ctx.x_shape = geometry, recorded, x.shape
         if value is None:
-            return torch.zeros(1).expand(recorded.out.shape)
-        return geometry.dequantised(value, geometry.out_frac)
+            return torch.zeros(1, dtype=kind, device=weight.device).expand(recorded.out.shape)
+        return geometry.dequantised(value, geometry.out_frac).to(weight.device, kind)
 
     @staticmethod
     @once_differentiable
@@ -154,7 +156,9 @@ class DeviceLayer(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         geometry, recorded = ctx.geometry, ctx.recorded
         grad_acc = through_activation(grad.reshape(recorded.out.shape), recorded, geometry)
-        inputs = geometry.dequantised(recorded.inputs, geometry.in_frac)
+        # Half precision is for the weights' storage: gradients are summed in float32, and autograd rounds them last.
+        weight = weight.to(grad_acc.dtype)
+        inputs = geometry.dequantised(recorded.inputs, geometry.in_frac).to(grad_acc.device, grad_acc.dtype)
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         if geometry.normalisation is not None:
@@ -188,11 +192,11 @@ def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometr
     """Gradient of the final output, shape (N, M, PH, PW), to that of the convolution's sum, shape (N, M, OH, OW)."""
     low = 0 if geometry.relu else -128
     pool = geometry.pool
-    if geometry.unpool is not None:
+    if geometry.unpool is not None and grad.device.type == "cpu" and grad.dtype is torch.float32:
         found = geometry.unpool(recorded.conv, grad.contiguous().numpy(), pool, low, geometry.upper)
         if found is not None:
             return torch.from_numpy(found)
-    conv = torch.from_numpy(recorded.conv)
+    conv = torch.from_numpy(recorded.conv).to(grad.device)
     if pool is None:
         return grad * ((conv > low) & (conv < geometry.upper))
     # int8 values are exact in float32, and padding counts as -infinity there.
@@ -202,17 +206,20 @@ def through_activation(grad: torch.Tensor, recorded: Recorded, geometry: Geometr
     # Only chosen values pass a gradient, so only they need to be looked at.
     grad = grad * ((value > low) & (value < geometry.upper))
     n, m = conv.shape[:2]
-    spread = torch.zeros(n, m, conv.shape[2] * conv.shape[3])
+    spread = grad.new_zeros(n, m, conv.shape[2] * conv.shape[3])
     return spread.scatter_add_(2, chosen.flatten(2), grad.flatten(2)).reshape(conv.shape)
 
 
 def constant_weight(layer: Layer) -> torch.Tensor:
     """Float weights that an operator without parameters stands for."""
     value = 1.0 / (layer.kernel[0] * layer.kernel[1]) if layer.operator == "average" else 1.0
-    return torch.full(layer.weight_shape, value)
+    return torch.full(layer.weight_shape, value, dtype=torch.float32)
 
 
 def dequantise(x: Int8, frac: int) -> torch.Tensor:
     """Int8 at scale `2**-frac` to float32, exact."""
-    # One pass: an integer tensor times a number is float32.
-    return torch.from_numpy(np.ascontiguousarray(x)) * 2.0**-frac
+    integers = torch.from_numpy(np.ascontiguousarray(x))
+    if torch.get_default_dtype() is not torch.float32:
+        integers = integers.to(torch.float32)
+    # In one pass: an integer tensor times a number is of the default type.
+    return integers * 2.0**-frac

@@ -135,28 +135,24 @@ def evaluate(
     writeback : bool
         Write every layer's output back although nobody needs it: to measure what that costs.
     """
-    training, before = twin.training, twin.report
-    twin.eval()
-    twin.report = LaunchReport()
+    report = LaunchReport()
     predicted: list[npt.NDArray[np.int64]] = []
     right = done = 0
     sha = hashlib.sha256()
     labels = dataset.labels.numpy()
     last = twin.program.layers[-1].name
-    try:
-        with torch.no_grad(), nullcontext() if faults is None else twin.faulty(faults, seed=seed):
-            for x, y in dataset.batches(batch):
-                outputs = twin.run(twin.program.quantise_input(x), writeback=writeback)
-                sha.update(np.ascontiguousarray(outputs.out[last]).tobytes())
-                predicted.append(outputs.out[last].reshape(len(y), -1).argmax(1))
-                right += int((predicted[-1] == y.numpy()).sum())
-                done += len(y)
-                if progress is not None:
-                    progress(done, len(dataset), f"{100 * right / done:.1f} % right")
-        return Evaluation(np.concatenate(predicted), labels, twin.report, sha.hexdigest())
-    finally:
-        twin.report = before + twin.report
-        twin.train(training)
+    # Summed here: in the twin's own report, other threads count, too.
+    with torch.no_grad(), nullcontext() if faults is None else twin.faulty(faults, seed=seed):
+        for x, y in dataset.batches(batch):
+            outputs = twin.run(twin.program.quantise_input(x), writeback=writeback)
+            report += outputs.report
+            sha.update(np.ascontiguousarray(outputs.out[last]).tobytes())
+            predicted.append(outputs.out[last].reshape(len(y), -1).argmax(1))
+            right += int((predicted[-1] == y.numpy()).sum())
+            done += len(y)
+            if progress is not None:
+                progress(done, len(dataset), f"{100 * right / done:.1f} % right")
+    return Evaluation(np.concatenate(predicted), labels, report, sha.hexdigest())
 
 
 def retrain(

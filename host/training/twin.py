@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from host.compiler.compile import calibration_images, compile_graph
 from host.compiler.trace import Follower, Graph, trace
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs
+from host.devices.turns import turn_of
 from host.faults import canary
 from host.faults.models import Fault
 from host.faults.random_streams import Purpose, seed_for
 from host.program.arrangement import gather
 from host.program.layers import INPUT, Layer
-from host.program.program import Program
+from host.program.program import Program, ProgramError
 from host.training.autograd import DeviceLayer, Geometry, Recorded, constant_weight, dequantise
+from host.training.recompute import CLEAN, Meeting, Recomputed, RecomputeError, may_be_recomputed, recomputing
 from hw.errors import RedlineError
 
 Gradient = Literal["straight_through", "clean"]
@@ -79,7 +83,12 @@ class Twin(nn.Module):
 
     In training mode every layer's output is written back and the result carries a graph: `loss.backward()` fills the
     gradients of the network's own parameters. In evaluation mode nothing but the result leaves the accelerator, and
-    there is no graph. Batch norms are frozen: they are folded into their convolutions, from running statistics.
+    there is no graph, unless the images themselves want gradients. Batch norms are frozen: they are folded into their
+    convolutions, from running statistics.
+
+    The network may be on another device of PyTorch's, and of another floating-point type: what the accelerator gives is
+    brought there, and backward runs there. Threads take turns on the accelerator. A copy (`copy.deepcopy`) has its own
+    network and shares the accelerator; a pickled twin makes the accelerator anew where it is loaded.
 
     Attributes
     ----------
@@ -114,6 +123,7 @@ class Twin(nn.Module):
         self._follower = Follower(net, graph, program.input_shape)
         self._written: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._faults: _FaultStream | None = None
+        self._recomputed = Recomputed()
         self._fallback = tuple(layer.name for layer in program.layers if layer.placement == "cpu")
         # Any image will do; a real one exercises what the coming ones will.
         image = torch.full((1, *program.input_shape), 0.5) if canary_image is None else canary_image
@@ -157,10 +167,23 @@ class Twin(nn.Module):
     def _install(self, program: Program) -> None:
         self.program = program
         self.runtime = self.device.runtime(program)
+        self._turn = turn_of(self.device)
         self._geometry = {
             layer.name: Geometry.of(layer, program, None if layer.constant else self._module(layer.name), self.device)
             for layer in program.layers
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._faults is not None:
+            raise AttachError("a twin cannot be copied while faults are on: leave the context first, or copy twin.net")
+        made_anew = {"runtime", "_geometry", "_turn", "_written", "_recomputed"}
+        return {key: value for key, value in self.__dict__.items() if key not in made_anew}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._written, self._recomputed = {}, Recomputed()
+        self._follower.forget()
+        self._install(self.program)
 
     def _module(self, name: str) -> nn.Module:
         return self.net.get_submodule(self.program.modules[name])
@@ -186,8 +209,9 @@ class Twin(nn.Module):
         CompileError
             If the network no longer computes what was attached: a module was replaced by another, a hook was added.
         """
-        self._follower.check(self.net)
-        with torch.no_grad():
+        # Under inference mode, what is kept here could not be updated in training afterwards.
+        with self._turn.lock, torch.inference_mode(False), torch.no_grad():
+            self._follower.check(self.net)
             return [layer.name for layer in self.program.layers if not layer.constant and self._refresh(layer)]
 
     def _refresh(self, layer: Layer) -> bool:
@@ -195,10 +219,10 @@ class Twin(nn.Module):
         name, (weight, bias) = layer.name, self._effective(layer)
         weight, bias = weight.detach(), None if bias is None else bias.detach()
         old = self._written.get(name)
-        if old is not None and torch.equal(weight, old[0]) and _equal(bias, old[1]):
+        if old is not None and _equal(weight, old[0]) and _equal(bias, old[1]):
             return False
         self.program.requantise(name, weight, bias, self.device.quantise_finite, self.device.quantise_layer)
-        if old is None or (bias is None) != (old[1] is None):
+        if old is None or not (_alike(weight, old[0]) and _alike(bias, old[1])):
             self._written[name] = (weight.clone(), None if bias is None else bias.clone())
         else:
             old[0].copy_(weight)
@@ -214,49 +238,123 @@ class Twin(nn.Module):
         Parameters
         ----------
         x : float tensor, shape (N, C, H, W)
+            Of any floating-point type, on any device of PyTorch's.
 
         Returns
         -------
-        float32 tensor, shape as the network gives it: the device's integers, dequantised
+        tensor, shape as the network gives it, on the network's device: the device's integers, dequantised, in float32
+        (in float64 if the network is)
 
         Raises
         ------
         ProgramError
-            If the images have another size than those the network was compiled for.
+            If the images have another size than those the network was compiled for, or no values that can be read.
+        AttachError
+            If another thread has faults on, or PyTorch is recording what it sees (`jit.trace`, ONNX export).
+        RecomputeError
+            If a checkpointed forward pass is computed again, and its faults cannot be told.
         """
+        if torch.jit.is_tracing():
+            raise AttachError(
+                "a twin cannot be traced or exported: its result is the accelerator's, which a trace would hold as a "
+                "constant; trace twin.net"
+            )
+        if torch.compiler.is_compiling():
+            return _uncompiled(self, x)
+        return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not isinstance(x, torch.Tensor):
+            try:
+                x = torch.as_tensor(x)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ProgramError(
+                    f"a {type(x).__name__} is no images: give a float tensor of shape (N, C, H, W)"
+                ) from error
+        recording = torch.is_grad_enabled() and (self.training or x.requires_grad)
         images = self.program.quantise_input(x, self.device.quantise_finite)
-        recording = self.training and torch.is_grad_enabled()
-        outputs = self.run(images, writeback=self.training)
-        last = self.program.layers[-1]
-        if not recording:
-            return dequantise(outputs.out[last.name], last.out_frac).reshape(len(x), *self._follower.out_shape)
-        through = outputs
-        if self._faults is not None and self.gradient == "clean":
-            through = self.run(images, writeback=True, faults=False)
-        values = {INPUT: x}
-        recorded = {INPUT: images}
-        for layer in self.program.layers:
+        with self._turn.lock:
+            meeting, again = self._meeting(images, self.training or x.requires_grad)
+            outputs = self._run(images, self.training or recording, meeting)
+            if not again:
+                self._count(len(images))
+            through = outputs
+            if recording and meeting.faults is not None and self.gradient == "clean":
+                through = self._run(images, True, CLEAN)
+            program = self.program
+        home = next(self.net.parameters())
+        shape = (len(x), *self._follower.out_shape)
+        if recording:
+            return self._through(program, x.to(home.device), images, outputs, through, home).reshape(shape)
+        last = program.layers[-1]
+        return arrived(dequantise(outputs.out[last.name], last.out_frac), home).reshape(shape)
+
+    def _through(
+        self, program: Program, x: torch.Tensor, images: Int8, outputs: Outputs, through: Outputs, home: torch.Tensor
+    ) -> torch.Tensor:
+        """The result with a graph: the value of `outputs`, backward by what `through` holds."""
+        values, recorded = {INPUT: x}, {INPUT: images}
+        for layer in program.layers:
             weight, bias = self._effective(layer)
+            if layer.constant:
+                weight = arrived(weight, home)
             kept = Recorded(gather(recorded, layer), through.conv[layer.name], through.out[layer.name])
-            made = outputs.out[layer.name] if layer is last else None
-            value = DeviceLayer.apply(_gather(values, layer), weight, bias, self._geometry[layer.name], kept, made)
-            values[layer.name], recorded[layer.name] = value, kept.out
-        return values[last.name].reshape(len(x), *self._follower.out_shape)
+            made = outputs.out[layer.name] if layer is program.layers[-1] else None
+            source = _gather(values, layer, weight.device)
+            values[layer.name] = DeviceLayer.apply(source, weight, bias, self._geometry[layer.name], kept, made)
+            recorded[layer.name] = kept.out
+        return values[program.layers[-1].name]
 
     def run(self, images: Int8, *, writeback: bool, faults: bool = True) -> Outputs:
         """Run int8 images, shape (N, C, H, W), on the device; counts them as the fault context's next, if `faults`."""
+        with self._turn.lock:
+            outputs = self._run(images, writeback, self._next() if faults else CLEAN)
+            if faults:
+                self._count(len(images))
+        return outputs
+
+    def _run(self, images: Int8, writeback: bool, meeting: Meeting) -> Outputs:
         self.refresh()
-        stream = self._faults if faults else None
-        if stream is None:
+        if meeting.faults is None:
             outputs = self.runtime.forward(images, writeback=writeback)
         else:
-            first = stream.next_image
-            plan = stream.faults.draw(self.program, first, len(images), stream.seed)
+            first = meeting.first_image
+            plan = meeting.faults.draw(self.program, first, len(images), meeting.seed)
             outputs = self.runtime.forward(images, writeback=writeback, plan=plan, first_image=first)
-            # Only a launch that succeeded uses up its images.
-            stream.next_image = first + len(images)
         self.report = self.report + outputs.report
         return outputs
+
+    def _meeting(self, images: Int8, kept: bool) -> tuple[Meeting, bool]:
+        """The faults that images meet, and whether they have met them before; `kept` if backward may ask again."""
+        if kept and recomputing():
+            found = self._recomputed.recall(images)
+            if found is None and self._faults is not None:
+                raise RecomputeError(
+                    "a forward pass within backward, whose images have not been computed before: its faults are "
+                    "unknown; call the twin outside of backward, or leave the fault context first"
+                )
+            return found or CLEAN, True
+        meeting = self._next()
+        if kept and may_be_recomputed():
+            self._recomputed.remember(images, meeting)
+        return meeting, False
+
+    def _next(self) -> Meeting:
+        """The faults of the next images."""
+        stream = self._faults
+        if stream is None:
+            return CLEAN
+        if stream.thread != threading.get_ident():
+            raise AttachError(
+                "another thread has faults on for this twin: leave its context first, or give each thread a twin of "
+                "its own (copy.deepcopy)"
+            )
+        return Meeting(stream.faults, stream.seed, stream.next_image)
+
+    def _count(self, images: int) -> None:
+        # Only a launch that succeeded uses up its images.
+        if self._faults is not None:
+            self._faults.next_image += images
 
     # ---- faults
 
@@ -279,13 +377,14 @@ class Twin(nn.Module):
         AttachError
             If faults are already on.
         """
-        if self._faults is not None:
-            raise AttachError(
-                "faults are already on for this network; combine models with + instead of nesting contexts"
-            )
-        self.refresh()
-        canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
-        self._faults = _FaultStream(faults, seed_for(purpose, seed), first_image)
+        with self._turn.lock:
+            if self._faults is not None:
+                raise AttachError(
+                    "faults are already on for this network; combine models with + instead of nesting contexts"
+                )
+            self.refresh()
+            canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
+            self._faults = _FaultStream(faults, seed_for(purpose, seed), first_image, threading.get_ident())
         try:
             yield self
         finally:
@@ -304,14 +403,36 @@ class _FaultStream:
     faults: Fault
     seed: int
     next_image: int
+    thread: int
+    """Whose forward passes meet them."""
 
 
-def _gather(values: Mapping[str, torch.Tensor], layer: Layer) -> torch.Tensor:
+def arrived(x: torch.Tensor, home: torch.Tensor) -> torch.Tensor:
+    """What the accelerator gave, as float32 (float64, if the network is) where the network is."""
+    return x.to(home.device, torch.float64 if home.dtype is torch.float64 else torch.float32)
+
+
+def _gather(values: Mapping[str, torch.Tensor], layer: Layer, device: torch.device) -> torch.Tensor:
     """A layer's input, shape (N, C, H, W), from its sources' values: `host.program.arrangement.gather` for autograd."""
-    whole = [values[name] for name in layer.sources]
+    whole = [values[name].to(device) for name in layer.sources]
     stacked = whole[0] if len(whole) == 1 else torch.cat(whole, 1)
-    return stacked if layer.channels is None else stacked.index_select(1, torch.tensor(layer.channels))
+    return stacked if layer.channels is None else stacked.index_select(1, torch.tensor(layer.channels, device=device))
 
 
 def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    return b is None if a is None else b is not None and torch.equal(a, b)
+    if a is None or b is None:
+        return a is b
+    return _alike(a, b) and torch.equal(a, b)
+
+
+def _alike(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    """Whether one tensor can hold the values of the other."""
+    if a is None or b is None:
+        return a is b
+    return a.dtype == b.dtype and a.device == b.device and a.shape == b.shape
+
+
+@_disable_dynamo  # as torch.compiler.disable, but torch's compiler is loaded only when somebody compiles
+def _uncompiled(twin: Twin, x: torch.Tensor) -> torch.Tensor:
+    """A twin's result within a network that is compiled: what runs on the accelerator is no part of its graph."""
+    return twin._forward(x)

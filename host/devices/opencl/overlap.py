@@ -129,32 +129,42 @@ class Overlapped(Runtime):
         flying: deque[_Batch] = deque()
         hit: list[int] = []
         launch: Launch | None = None
-        try:
-            self.claim()
-            for number, x in enumerate(batches):
-                here = None if plan is None else plan.images(first_image, len(x))
-                launch = self._planned(segments[0][1], np.asarray(x), writeback, here, first_image)
-                # The host works, too, before it waits for what computes.
-                features = self._features(np.asarray(x), here, first_image)
-                while len(flying) >= AT_ONCE or (flying and launch.end > self._second):
+        # Held between two batches, too: other threads wait for the whole stream.
+        with self._turn.lock:
+            try:
+                self.claim()
+                for number, x in enumerate(batches):
+                    here = None if plan is None else plan.images(first_image, len(x))
+                    launch = self._planned(segments[0][1], np.asarray(x), writeback, here, first_image)
+                    # The host works, too, before it waits for what computes.
+                    features = self._features(np.asarray(x), here, first_image)
+                    while len(flying) >= AT_ONCE or (flying and launch.end > self._second):
+                        yield self._finished(flying)
+                        self._check_turn()
+                    if number == 0:
+                        # Faults in weights last for the whole run.
+                        hit = self._write_weights(launch, here)
+                    flying.append(self._begun(number, launch, features, writeback))
+                    first_image += len(x)
+                while flying:
                     yield self._finished(flying)
-                if number == 0:
-                    # Faults in weights last for the whole run.
-                    hit = self._write_weights(launch, here)
-                flying.append(self._begun(number, launch, features, writeback))
-                first_image += len(x)
-            while flying:
-                yield self._finished(flying)
-            for at in hit:
-                assert launch is not None
-                self._write_layer(launch, at, self.program.weights[self.program.layers[at].name])
-        except BaseException:
-            self._stored.clear()
-            for batch in flying:
-                # What is wrong has been said; what still runs must not write into what comes next.
-                with suppress(DeviceError):
-                    self.device.finish(batch.running)
-            raise
+                    self._check_turn()
+                for at in hit:
+                    assert launch is not None
+                    self._write_layer(launch, at, self.program.weights[self.program.layers[at].name])
+            except BaseException:
+                self._stored.clear()
+                for batch in flying:
+                    # What is wrong has been said; what still runs must not write into what comes next.
+                    with suppress(DeviceError):
+                        self.device.finish(batch.running)
+                raise
+
+    def _check_turn(self) -> None:
+        if self._turn.user is not self._token:
+            raise DeviceError(
+                "another program used the device between two batches of a stream: take all results of the stream first"
+            )
 
     def _planned(
         self, positions: tuple[int, ...], x: Int8, writeback: bool, here: FaultPlan | None, first_image: int
