@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from host.store.files import write_json
+from host.store.files import sweep
+from host.store.sealed import digest, read_sealed, write_sealed
 from hw.errors import RedlineError
+from hw.files import ReadError, read_bytes
+
+MOST_WEIGHTS = 1 << 32
+"""Bytes of the longest file that a stage makes."""
 
 
 class RunError(RedlineError, RuntimeError):
@@ -19,7 +25,8 @@ class Run:
     """A folder of results.
 
     `config.json` holds the parameters that decide the result (and, under "about", what is merely good to know). A
-    folder made with other parameters is refused. Each stage's result is a JSON file of its own, complete or not there.
+    folder made with other parameters is refused. Each stage's result is a JSON file of its own, complete or not there,
+    with a checksum and the name of its stage.
 
     Parameters
     ----------
@@ -33,13 +40,14 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any], about: dict[str, Any]) -> None:
         self.folder = folder
         self.resumed = False
+        self._identity = digest(config)
         path = folder / "config.json"
         plain = json.loads(json.dumps(config))
         if path.exists():
             try:
-                found = json.loads(path.read_text())["parameters"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{path}: damaged ({error}); use --restart, or another --name") from error
+                found = read_sealed(path).get("parameters")
+            except ReadError as error:
+                raise RunError(f"{error}; use --restart, which begins anew, or another --name") from error
             changed = differences(found, plain)
             if changed:
                 listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in changed)
@@ -47,9 +55,10 @@ class Run:
                     f"{folder} holds a run with other parameters: {listed}. Use those, another --name, or --restart"
                 )
             self.resumed = True
+            sweep(folder)
         else:
             try:
-                write_json(path, {"parameters": plain, "about": about})
+                write_sealed(path, {"parameters": plain, "about": about})
             except OSError as error:
                 raise RunError(str(error)) from error
 
@@ -57,21 +66,44 @@ class Run:
         """Where a stage keeps a file of its own."""
         return self.folder / "state" / name
 
-    def stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The kept result of a stage, or a newly computed one (JSON values), which is then kept."""
-        path = self.state(f"{name}.json")
+    def stage(self, name: str, compute: Callable[[], dict[str, Any]], file: Path | None = None) -> dict[str, Any]:
+        """The kept result of a stage, or a newly computed one (JSON values), which is then kept.
+
+        Parameters
+        ----------
+        name : str
+        compute : callable
+        file : Path, optional
+            A file that the stage makes; later it must be the same.
+
+        Raises
+        ------
+        RunError
+            If what was kept is damaged, or of another stage or run.
+        """
+        path, own = self.state(f"{name}.json"), {"stage": name, "run": self._identity}
         if path.exists():
             try:
-                return json.loads(path.read_text())
-            except ValueError as error:
-                raise RunError(f"{path}: damaged ({error}); delete it to compute this stage again") from error
+                kept = read_sealed(path)
+                if {key: kept.get(key) for key in own} != own or not isinstance(kept.get("result"), dict):
+                    raise ReadError(f"{path}: the result of another stage or run")
+                if file is not None and kept.get("file") != _sha256(file):
+                    raise ReadError(f"{file}: damaged, or not what this stage made")
+            except ReadError as error:
+                also = "" if file is None else f" and {file.name}"
+                raise RunError(f"{error}; delete {path.name}{also} to compute this stage again") from error
+            return kept["result"]
         result = json.loads(json.dumps(compute()))
-        write_json(path, result)
+        write_sealed(path, {**own, "result": result, "file": None if file is None else _sha256(file)})
         return result
 
     def has(self, name: str) -> bool:
         """Whether a stage's result is there already."""
         return self.state(f"{name}.json").exists()
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(read_bytes(file, MOST_WEIGHTS)).hexdigest()
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[tuple[str, Any, Any]]:

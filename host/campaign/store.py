@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +20,9 @@ import numpy.typing as npt
 
 from host.run import differences
 from hw.errors import RedlineError
+from hw.files import ReadError, parse_json
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever the tables change meaning."""
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -39,6 +44,10 @@ CREATE TABLE outcome (
   clean_top1 INTEGER NOT NULL, clean_top5 INTEGER NOT NULL,
   PRIMARY KEY (number, arm, position)
 ) WITHOUT ROWID;
+CREATE TABLE seal (
+  number INTEGER PRIMARY KEY REFERENCES trial ON DELETE CASCADE,
+  sha256 TEXT NOT NULL  -- of the trial and its outcomes
+);
 CREATE TABLE session (
   id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, trials INTEGER, reason TEXT
 );
@@ -58,6 +67,22 @@ OUTCOMES = {
 
 class StoreError(RedlineError, RuntimeError):
     """A campaign's file cannot be used as asked; the message says why and what to do."""
+
+
+REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another process is writing to it: wait until it has ended, and run this again",
+    sqlite3.SQLITE_LOCKED: "another process is writing to it: wait until it has ended, and run this again",
+    sqlite3.SQLITE_FULL: "free some space and run this again: every trial that was stored is there",
+    sqlite3.SQLITE_READONLY: "mend the permissions of the file and its folder, and run this again",
+    sqlite3.SQLITE_CANTOPEN: "look at the path and its permissions",
+    sqlite3.SQLITE_PERM: "mend the permissions of the file and its folder, and run this again",
+    sqlite3.SQLITE_IOERR: "look at the disk and the space on it, and run this again",
+    sqlite3.SQLITE_NOMEM: "there is too little memory: use fewer --workers, and run this again",
+}
+"""What to do, by SQLite's kind of error: none of these loses a trial."""
+DAMAGED = "if the file is damaged, delete it (--restart) and run anew"
+SEAL = "sha256"
+"""The entry of `meta` with the checksum of the others."""
 
 
 class TrialRow(NamedTuple):
@@ -168,12 +193,46 @@ class Store:
             self._db.execute(statement)
         meta = {"schema": SCHEMA, "fingerprint": fingerprint, "about": about, "settled": 0}
         self._db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
+        self._seal_meta()
         self._db.execute("COMMIT")
+
+    def _seal_meta(self) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SEAL, json.dumps(self._meta_digest())))
+
+    def _meta_digest(self) -> str:
+        return _sha256(self._db.execute("SELECT * FROM meta WHERE key != ? ORDER BY key", (SEAL,)).fetchall())
+
+    def _verify(self) -> None:
+        """Raise unless all that is in the file is what was put there."""
+        there = self._db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
+        if there.fetchall() != _schema():
+            raise self._damaged("its tables are others")
+        if self.meta(SEAL) != self._meta_digest():
+            raise self._damaged("the checksum of its description does not match")
+        trials = self._db.execute(
+            f"SELECT seal.sha256, {', '.join(f'trial.{name}' for name in TrialRow._fields)} FROM trial "
+            "LEFT JOIN seal ON seal.number = trial.number ORDER BY trial.number"
+        )
+        rows = self._db.execute(f"SELECT {', '.join(OutcomeRow._fields)} FROM outcome ORDER BY number, arm, position")
+        groups = groupby(rows, key=lambda row: row[0])
+        number, outcomes = next(groups, (None, iter(())))
+        for seal, *trial in trials:
+            mine = list(outcomes) if number == trial[0] else []
+            if seal != seal_of(tuple(trial), mine):
+                raise self._damaged(f"the checksum of trial {trial[0]} does not match")
+            if mine:
+                number, outcomes = next(groups, (None, iter(())))
+        if number is not None:
+            raise self._damaged(f"it has outcomes of trial {number}, which is not there")
+
+    def _damaged(self, why: str) -> StoreError:
+        return StoreError(f"{self.path}: damaged: {why}; restore a copy, or run anew (--restart deletes the file)")
 
     def _check(self, fingerprint: dict[str, Any] | None) -> None:
         schema = self.meta("schema")
         if schema != SCHEMA:
             raise StoreError(f"{self.path}: version {schema}, this Redline reads {SCHEMA}; use another name")
+        self._verify()
         if fingerprint is None:
             return
         changed = differences(self.meta("fingerprint"), json.loads(json.dumps(fingerprint)))
@@ -188,16 +247,32 @@ class Store:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"{self.path}: {error}; if the file is damaged, delete it (--restart) and run anew"
-            ) from error
+            kind = getattr(error, "sqlite_errorcode", None)
+            remedy = DAMAGED if kind is None else REMEDIES.get(kind & 0xFF, DAMAGED)
+            raise StoreError(f"{self.path}: {error}; {remedy}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written within, or nothing."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     # -- what is known about the campaign
 
     def meta(self, key: str) -> Any:
         """A recorded value ("schema", "fingerprint", "about", "settled"); None if there is none."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
+        try:
+            return parse_json(rows[0][0], str(self.path)) if rows else None
+        except (ReadError, TypeError) as error:
+            raise self._damaged(f"its {key} cannot be read") from error
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -216,8 +291,7 @@ class Store:
 
     def end_session(self, session: int, trials: int, reason: str, *, settled: int | None = None) -> None:
         """Note how a run ended; `settled`: up to where stop rules have decided."""
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._db.execute(
                 "UPDATE session SET ended = ?, trials = ?, reason = ? WHERE id = ?",
                 (time.time(), trials, reason, session),
@@ -225,22 +299,24 @@ class Store:
             if settled is not None:
                 self._db.execute("DELETE FROM trial WHERE number >= ?", (settled,))
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'settled'", (json.dumps(settled),))
-            self._db.execute("COMMIT")
+                self._seal_meta()
 
     def sessions(self) -> list[tuple[float, float | None, int | None, str | None]]:
         """(started, ended, trials then, reason) of each run."""
-        return self._db.execute("SELECT started, ended, trials, reason FROM session ORDER BY id").fetchall()
+        return self.query("SELECT started, ended, trials, reason FROM session ORDER BY id")
 
     # -- trials
 
     def add(self, trials: list[TrialRow], outcomes: list[OutcomeRow]) -> None:
         """Store trials with all their outcomes, at once; trials that are there already are left as they are."""
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
+        of: dict[int, list[OutcomeRow]] = defaultdict(list)
+        for row in outcomes:
+            of[row.number].append(row)
+        with self._transaction():
             there = {
                 number
-                for row in trials
-                for (number,) in self._db.execute("SELECT number FROM trial WHERE number = ?", (row.number,))
+                for trial in trials
+                for (number,) in self._db.execute("SELECT number FROM trial WHERE number = ?", (trial.number,))
             }
             self._db.executemany(
                 f"INSERT INTO trial VALUES ({_marks(TrialRow)})", [t for t in trials if t.number not in there]
@@ -248,11 +324,12 @@ class Store:
             self._db.executemany(
                 f"INSERT INTO outcome VALUES ({_marks(OutcomeRow)})", [o for o in outcomes if o.number not in there]
             )
-            self._db.execute("COMMIT")
+            seals = [(t.number, seal_of(t, of[t.number])) for t in trials if t.number not in there]
+            self._db.executemany("INSERT INTO seal VALUES (?, ?)", seals)
 
     def done(self) -> npt.NDArray[np.int64]:
         """Numbers of the trials that are there, ascending."""
-        return np.array([n for (n,) in self._db.execute("SELECT number FROM trial ORDER BY number")], np.int64)
+        return np.array([n for (n,) in self.query("SELECT number FROM trial ORDER BY number")], np.int64)
 
     def complete(self) -> int:
         """Trials 0 to this number (excluded) are all there."""
@@ -268,11 +345,11 @@ class Store:
         where : str
             SQL condition on `trial` (as t) and `outcome` (as o).
         """
-        rows = self._db.execute(
+        rows = self.query(
             f"SELECT o.number, SUM({OUTCOMES[outcome]}), COUNT(*) FROM outcome o "
             f"JOIN trial t ON t.number = o.number WHERE o.arm = ? AND {where} GROUP BY o.number ORDER BY o.number",
             (arm, *parameters),
-        ).fetchall()
+        )
         columns = np.array(rows, np.int64).reshape(-1, 3)
         return Counted(columns[:, 0], columns[:, 1], columns[:, 2])
 
@@ -284,8 +361,8 @@ class Store:
     def rows(self) -> list[tuple[Any, ...]]:
         """Every trial and outcome, in order: what an interrupted and an uninterrupted campaign have in common."""
         return [
-            *self._db.execute("SELECT * FROM trial ORDER BY number"),
-            *self._db.execute("SELECT * FROM outcome ORDER BY number, arm, position"),
+            *self.query("SELECT * FROM trial ORDER BY number"),
+            *self.query("SELECT * FROM outcome ORDER BY number, arm, position"),
         ]
 
     def close(self) -> None:
@@ -297,3 +374,23 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def seal_of(trial: Sequence[Any], outcomes: Sequence[Sequence[Any]]) -> str:
+    """SHA-256 of a row of `trial` and its rows of `outcome`, in whatever order, hexadecimal."""
+    # By arm and position.
+    return _sha256([tuple(trial), *sorted((tuple(row) for row in outcomes), key=lambda row: (str(row[1]), row[2]))])
+
+
+def _sha256(rows: list[tuple[Any, ...]]) -> str:
+    return hashlib.sha256(repr(rows).encode(errors="surrogatepass")).hexdigest()
+
+
+@cache
+def _schema() -> list[tuple[str, str, str]]:
+    """What SQLite says of `TABLES`."""
+    with sqlite3.connect(":memory:") as db:
+        db.executescript(TABLES)
+        found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+    db.close()
+    return found

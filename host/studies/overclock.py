@@ -225,5 +225,5 @@ def _disturbed(bench: Workbench, name: str, disturb: Disturbance, seed: int) -> 
         save_weights(path, net)
         return {"steps": recipe.steps}
 
-    bench.run.stage(f"{name} retraining", train)
+    bench.run.stage(f"{name} retraining", train, path)
     return path

@@ -211,7 +211,13 @@ class Workbench:
         if self.run.has(name):
             meter.skip(images)
         kept = self.run.stage(name, lambda: _pack(make()))
-        return _unpack(kept, self.test.labels.numpy())
+        found = _unpack(kept, self.test.labels.numpy())
+        if found is None:
+            raise RunError(
+                f"{self.run.state(f'{name}.json')}: not what an evaluation of these images gives; delete it to compute "
+                "this stage again"
+            )
+        return found
 
     def float_accuracy(self, meter: Meter) -> Evaluation:
         """The pretrained network in float on the test images."""
@@ -255,7 +261,7 @@ class Workbench:
             )
             return {"report": asdict(launches), "steps": recipe.steps}
 
-        self.run.stage(name, train)
+        self.run.stage(name, train, checkpoint)
         return checkpoint
 
     def protection(self, name: str, faults: Fault, meter: Meter) -> dict[str, Any]:
@@ -325,5 +331,12 @@ def _pack(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _unpack(kept: dict[str, Any], labels: np.ndarray) -> Evaluation:
-    return Evaluation(np.array(kept["predicted"], np.int64), labels, LaunchReport(**kept["report"]), kept["digest"])
+def _unpack(kept: dict[str, Any], labels: np.ndarray) -> Evaluation | None:
+    """What `_pack` packed; None if it is something else, or its own count of right answers is another."""
+    try:
+        predicted = np.array(kept["predicted"], np.int64)
+        if predicted.shape != labels.shape or int((predicted == labels).sum()) != kept["right"]:
+            return None
+        return Evaluation(predicted, labels, LaunchReport(**kept["report"]), str(kept["digest"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +13,16 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from host.devices.device import LaunchReport
 from host.run import Run, RunError, differences
 from host.store.files import write_atomic, write_json
-from host.studies import demo, soft_errors
+from host.studies import demo, soft_errors, workbench
 from host.studies.overclock import OverclockSettings
 from host.studies.workbench import Settings, Workbench
+from host.training.train import Evaluation
 from tests.needs import needs_data
 
 pytestmark = needs_data
@@ -160,13 +164,61 @@ def test_a_damaged_stage_is_named_with_the_remedy(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", {}, {})
     run.stage("x", lambda: {"value": 1})
     run.state("x.json").write_text("{")
-    with pytest.raises(RunError, match=r"x.json: damaged .* delete it to compute this stage again"):
+    with pytest.raises(RunError, match=r"x.json: damaged.* delete x.json to compute this stage again"):
         run.stage("x", dict)
+
+
+@pytest.mark.parametrize("change", [(b'"value": 1', b'"value": 2'), (b'"x"', b'"y"'), (b'"result"', b'"Result"')])
+def test_a_changed_stage_is_never_taken(change: tuple[bytes, bytes], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", {"a": 1}, {})
+    run.stage("x", lambda: {"value": 1})
+    path = run.state("x.json")
+    assert change[0] in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(*change))
+    with pytest.raises(RunError, match="its checksum does not match; delete x.json"):
+        run.stage("x", dict)
+
+
+def test_a_stage_of_another_name_or_run_is_never_taken(tmp_path: Path) -> None:
+    run, other = Run(tmp_path / "run", {"a": 1}, {}), Run(tmp_path / "other", {"a": 2}, {})
+    run.stage("x", lambda: {"value": 1})
+    for target in (run.state("y.json"), other.state("x.json")):
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(run.state("x.json"), target)
+    for taker, name in ((run, "y"), (other, "x")):
+        with pytest.raises(RunError, match="the result of another stage or run"):
+            taker.stage(name, dict)
+
+
+def test_a_file_that_a_stage_made_must_stay_what_it_was(tmp_path: Path) -> None:
+    run, file = Run(tmp_path / "run", {}, {}), tmp_path / "weights"
+
+    def train() -> dict[str, int]:
+        file.write_bytes(b"weights")
+        return {"steps": 3}
+
+    assert run.stage("x", train, file) == run.stage("x", dict, file) == {"steps": 3}
+    for damage in (lambda: file.write_bytes(b"Weights"), file.unlink):
+        damage()
+        with pytest.raises(RunError, match=r"weights: .*; delete x.json and weights to compute this stage again"):
+            run.stage("x", dict, file)
+
+
+def test_an_evaluation_that_was_kept_counts_what_it_counted_then() -> None:
+    labels = np.array([1, 2, 3])
+    packed = workbench._pack(Evaluation(np.array([1, 2, 0]), labels, LaunchReport(), "digest"))
+    assert workbench._unpack(packed, labels) is not None
+    for change in (
+        {"predicted": [0, 0, 0]}, {"predicted": [1, 2]}, {"predicted": "x"}, {"predicted": [1, 2, 1 << 70]},
+        {"right": 3}, {"report": {"cycles": 1, "what": 2}}, {"report": None},
+    ):  # fmt: skip
+        assert workbench._unpack(packed | change, labels) is None
+    assert workbench._unpack({}, labels) is None
 
 
 def test_a_damaged_configuration_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(RunError, match=r"config.json: damaged .* use --restart"):
+    with pytest.raises(RunError, match=r"config.json: damaged.* use --restart"):
         Run(tmp_path, {}, {})
 
 
