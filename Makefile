@@ -32,7 +32,7 @@ test: $(STAMP) ## the fast tests
 sim: $(STAMP) ## the RTL benches (WAVES=1 leaves an FST of what failed)
 	$(VENV)/python -m pytest tests/hw tests/sim -n $(WORKERS) --dist loadfile $(ARGS)
 
-regress: $(STAMP) ## the slow and statistical tests
+regress: $(STAMP) ## the slow and statistical tests (ARGS="--part 3/20": the fourth of twenty parts)
 	$(VENV)/python -m pytest -m slow -n $(WORKERS) --dist load $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy

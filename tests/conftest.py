@@ -22,6 +22,19 @@ NOTHING = "REDLINE_SKIP_NOTHING"
 skipped = pytest.StashKey[list[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", default="0/1", help="run the K-th of N parts of the tests (from 0)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    try:
+        chosen = needs.part(config.getoption("--part"), [item.nodeid for item in items])
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.hook.pytest_deselected(items=[item for item, kept in zip(items, chosen, strict=True) if not kept])
+    items[:] = [item for item, kept in zip(items, chosen, strict=True) if kept]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[skipped] = []
     config.pluginmanager.register(Skips(config.stash[skipped]), "skips")

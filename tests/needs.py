@@ -6,7 +6,9 @@ fails where it has not (`REDLINE_SKIP_NOTHING`, tests/conftest.py). `hardware`: 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 from importlib.util import find_spec
 
@@ -52,3 +54,18 @@ def summary(reasons: list[str], *, nothing: bool) -> tuple[list[str], bool]:
     counted = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     lines = [f"{count} skipped; {reason}" for reason, count in counted.items()]
     return lines, nothing and any(not reason.startswith(HARDWARE) for reason in counted)
+
+
+def part(which: str, names: list[str]) -> list[bool]:
+    """Which tests belong to part `K/N`, counted from 0; a test's part depends on its name alone.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", which)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(f"--part takes K/N with K from 0 to N - 1, not {which!r}")
+    number, parts = int(found[1]), int(found[2])
+    return [int(hashlib.sha256(name.encode()).hexdigest(), 16) % parts == number for name in names]

@@ -43,10 +43,9 @@ def test_only_what_no_machine_of_this_kind_can_have_may_be_missing(reasons: list
     assert needs.summary(reasons, nothing=False)[1] is False
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
-    ("there", "fits", "nothing", "status"),
-    [(True, False, True, 0), (False, True, False, 0), (False, False, True, 1), (True, True, True, 0)],
+    ("there", "fits", "nothing", "status", "workers"),
+    [(False, True, False, 0, 0), (True, True, True, 0, 0), (False, False, True, 1, 1)],
 )
 def test_the_run_says_so_and_its_status_is_that(
     there: bool, fits: bool, nothing: bool, status: int, workers: int, tmp_path: Path
@@ -82,3 +81,19 @@ def test_every_skip_of_the_tests_has_one_of_the_two_words() -> None:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if "pytest.skip(" in line or "importorskip(" in line or "mark.skip" in line:
                 assert needs.INSTALL in line or needs.HARDWARE in line, f"{path}:{number}"
+
+
+def test_parts_are_disjoint_and_together_everything() -> None:
+    names = [f"tests/test_{number}.py::test_it[{number}]" for number in range(100)]
+    assert all(needs.part("0/1", names))
+    parts = [needs.part(f"{number}/7", names) for number in range(7)]
+    assert [sum(kept) for kept in zip(*parts, strict=True)] == [1] * 100
+    assert min(map(sum, parts)) > 5
+    # What else there is does not matter.
+    assert needs.part("3/7", names[50:]) == parts[3][50:]
+
+
+@pytest.mark.parametrize("which", ["3", "3/3", "-1/3", "a/b", "0/0", "1/2/3"])
+def test_a_part_that_is_none_is_refused(which: str) -> None:
+    with pytest.raises(ValueError, match=r"--part takes K/N with K from 0 to N - 1, not"):
+        needs.part(which, [])
