@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import pytest
@@ -27,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    addresses = [item.nodeid for item in items if re.search(r" object at 0x[0-9a-f]{6}", item.nodeid)]
+    if addresses:
+        raise pytest.UsageError(
+            f"workers cannot agree on a test whose name has an address, give it an id: {addresses[0]}"
+        )
     try:
         chosen = needs.part(config.getoption("--part"), [item.nodeid for item in items])
     except ValueError as error:

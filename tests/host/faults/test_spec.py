@@ -120,7 +120,6 @@ def test_plans_that_differ_in_one_bit_of_one_flip_differ(count: int) -> None:
         (Bursts(3), Bursts(3, among=SoftErrors(1e-6))),
         (Described(1.0), Described(2.0)),
     ],
-    ids=str,
 )
 def test_what_decides_the_faults_decides_the_identity(one: Fault, other: Fault) -> None:
     assert one.digest != other.digest
