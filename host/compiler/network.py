@@ -138,10 +138,10 @@ def _called(hook: object) -> str:
     return str(getattr(hook, "__name__", type(hook).__name__))
 
 
-def traced(net: nn.Module) -> fx.GraphModule:
-    """The graph that `net` computes in evaluation mode, over a float32 copy of it on the CPU.
+def traced(net: nn.Module) -> tuple[nn.Module, fx.GraphModule]:
+    """A copy of `net` in evaluation mode, float32 on the CPU, and the graph that it computes.
 
-    Names of modules in it begin with `ROOT`.
+    Names of modules in the graph begin with `ROOT`.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def traced(net: nn.Module) -> fx.GraphModule:
                 "its forward draws random numbers in evaluation mode",
                 "draw them only while self.training is true",
             )
-    return fx.GraphModule(root, graph)
+    return root.net, fx.GraphModule(root, graph)
 
 
 def _check_kinds(net: nn.Module) -> None:

@@ -25,6 +25,10 @@ SUPPORTED = (
 )
 
 
+MISMATCH = 0.02
+"""Largest relative error at which a trace counts as computing what the network does."""
+
+
 @dataclass
 class FloatLayer:
     """One layer with what follows it, in float; linear layers as the convolutions they are.
@@ -123,6 +127,14 @@ class Graph:
     layers: list[FloatLayer]
     out_shape: tuple[int, ...]
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the layers compute, on images of shape (N, C, H, W), in the dtype of these."""
+        values = {INPUT: x}
+        for layer in self.layers:
+            layer = replace(layer, weight=layer.weight.to(x.dtype), bias=layer.bias.to(x.dtype))
+            values[layer.name] = layer.pooled(layer.finish(layer.accumulators(layer.gather(values))))
+        return values[self.layers[-1].name]
+
     @property
     def structure(self) -> tuple[Any, ...]:
         """All but the values of the weights; equal for networks that compute the same of their parameters."""
@@ -160,7 +172,7 @@ class Follower:
         if found == self._marks:
             return
         # Attributes that a forward sets for itself change without changing the graph.
-        graph = trace(net, torch.zeros(1, *self._input_shape, dtype=torch.float32))
+        graph = trace(net, some_image(self._input_shape))
         if graph.structure != self._structure:
             raise CompileError(
                 _difference(graph.structure, self._structure),
@@ -176,6 +188,11 @@ class Follower:
     def weights(self, net: nn.Module, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Float weight and bias of a layer (`Origin.read`)."""
         return self.origins[name].read(net)
+
+
+def some_image(shape: tuple[int, int, int]) -> torch.Tensor:
+    """An image of noise to trace with, shape (1, C, H, W)."""
+    return torch.rand(1, *shape, generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float32, device="cpu")
 
 
 def _difference(found: tuple[Any, ...], before: tuple[Any, ...]) -> str:
@@ -204,9 +221,9 @@ def trace(model: nn.Module, example: torch.Tensor) -> Graph:
         If the network cannot be traced, does what a trace does not show (hooks), has an unsupported operator, or does
         not take such images; names the node.
     """
-    graph_module = traced(model)
+    plain, graph_module = traced(model)
     # Two images, so that a view that mixes images shows itself.
-    pair = example[:1].detach().float().cpu().expand(2, *example.shape[1:]).contiguous()
+    pair = _pair_of_images(example)
     try:
         # ShapeProp prints a stack trace before it raises; the error below says it better.
         with torch.inference_mode(False), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
@@ -224,7 +241,42 @@ def trace(model: nn.Module, example: torch.Tensor) -> Graph:
             weight, bias = layer.origin.read(model)
             layer.weight = weight.detach().to("cpu", torch.float32).reshape(layer.weight.shape).clone()
             layer.bias = torch.zeros(len(weight)) if bias is None else bias.detach().to("cpu", torch.float32).clone()
-    return Graph(walk.layers, walk.out_shape)
+    graph = Graph(walk.layers, walk.out_shape)
+    _compare(plain, graph, pair)
+    return graph
+
+
+def _pair_of_images(example: torch.Tensor) -> torch.Tensor:
+    """The first image, and one of noise of the same range, on which little is the same by accident."""
+    first = example[:1].detach().float().cpu()
+    low, high = float(first.min()), float(first.max())
+    noise = torch.rand(first.shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu")
+    return torch.cat((first, low + (high - low) * noise))
+
+
+def _compare(plain: nn.Module, graph: Graph, images: torch.Tensor) -> None:
+    """Raise `CompileError` if the graph does not compute what the network itself does on these images.
+
+    A trace follows values, not tensors: what changes a tensor in place behind a second name is lost in it.
+    """
+    error = _mismatch(plain, graph, images)
+    if error > MISMATCH:
+        # What only float32 loses, float64 shows; twice, since a network may count its calls.
+        error = max(_mismatch(plain.double(), graph, images.double()) for _ in range(2))
+    if error > MISMATCH:
+        raise CompileError(
+            type(plain).__name__,
+            f"its trace computes something else than the network itself ({100 * error:.1f} % off)",
+            "in forward, change no tensor in place that has a second name (+=, slices), and depend on no count",
+        )
+
+
+def _mismatch(plain: nn.Module, graph: Graph, images: torch.Tensor) -> float:
+    """Relative error of the graph's result; 0 where one is not finite, which calibration refuses."""
+    with torch.inference_mode(False), torch.no_grad():
+        found, wanted = graph.forward(images).flatten(), plain(images.clone()).flatten()
+    error = float((found - wanted).norm()) / max(float(wanted.norm()), torch.finfo(torch.float32).tiny)
+    return error if math.isfinite(error) else 0.0
 
 
 @dataclass(frozen=True)
@@ -264,8 +316,10 @@ class _Walk:
         # What works in place is needed by whoever reads the tensor it changes.
         self.needed: set[fx.Node] = set()
         for node in reversed(graph.nodes):
-            if node.op == "output" or (
-                self.carries_tensor(node) and (self.in_place(node) or self.needed & {*node.users})
+            if (
+                node.op == "output"
+                or self.writes(node)
+                or (self.carries_tensor(node) and (self.in_place(node) or self.needed & {*node.users}))
             ):
                 self.needed.add(node)
         for node in graph.nodes:
@@ -284,6 +338,13 @@ class _Walk:
     def carries_tensor(node: fx.Node) -> bool:
         """Whether its value holds tensors; otherwise it computes sizes for a view."""
         return "tensor_meta" in node.meta
+
+    @staticmethod
+    def writes(node: fx.Node) -> bool:
+        """Whether it changes a tensor without giving it."""
+        return node.op.startswith("call") and (
+            _target_name(node) in ("setitem", "__setitem__") or node.kwargs.get("out") is not None
+        )
 
     def in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -326,9 +387,12 @@ class _Walk:
                 "forward computes with this tensor outside a module",
                 "let a Conv2d or Linear of its own compute with it, or a parametrisation (torch.nn.utils.parametrize)",
             )
+        if self.writes(node):
+            raise self.unsupported(node, "it writes into another tensor", "let it give a tensor of its own")
         if method is None:
             name = type(module).__name__ if module is not None else _target_name(node)
-            remedy = _REMEDIES.get(name.lower().replace("_", ""))
+            last = any(user.op == "output" for user in node.users)
+            remedy = _REMEDIES.get(name.lower().replace("_", "")) if last else None
             raise self.unsupported(node, "this operator is not supported", *([] if remedy is None else [remedy]))
         return method(self, node, module)
 
@@ -394,6 +458,12 @@ class _Walk:
         """Nothing happens in evaluation mode."""
         if isinstance(module, (nn.Dropout, nn.Dropout2d)) and module.training and module.p > 0:
             raise self.unsupported(node, "dropout that stays on in evaluation", "let eval() switch it off")
+        return self.view(node, grid=True)
+
+    def cast(self, node: fx.Node, module: nn.Module | None = None) -> _View:
+        """A conversion that converts nothing."""
+        if node.meta["tensor_meta"].dtype != torch.float32:
+            raise self.unsupported(node, "it changes the type of values", "let the network compute in one type")
         return self.view(node, grid=True)
 
     def functional_dropout(self, node: fx.Node, module: nn.Module | None = None) -> _View:
@@ -784,7 +854,11 @@ _FUNCTIONS: dict[str, Callable[..., _View | list[_View]]] = {
     "view": _Walk.reshape,
     "reshape": _Walk.reshape,
     "contiguous": _Walk.skip,
+    "clone": _Walk.cast,
+    "float": _Walk.cast,
+    "to": _Walk.cast,
     "dropout": _Walk.functional_dropout,
+    "dropout2d": _Walk.functional_dropout,
 }
 
 

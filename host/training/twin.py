@@ -13,7 +13,7 @@ from torch import nn
 from torch._compile import _disable_dynamo
 
 from host.compiler.compile import calibration_images, compile_graph
-from host.compiler.trace import Follower, Graph, trace
+from host.compiler.trace import Follower, Graph, some_image, trace
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs
 from host.devices.turns import turn_of
@@ -119,7 +119,7 @@ class Twin(nn.Module):
         self.gradient: Gradient = gradient
         self.device = device
         self.report = LaunchReport()
-        graph = trace(net, torch.zeros(1, *program.input_shape)) if graph is None else graph
+        graph = trace(net, some_image(program.input_shape)) if graph is None else graph
         self._follower = Follower(net, graph, program.input_shape)
         self._written: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._faults: _FaultStream | None = None

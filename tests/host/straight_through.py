@@ -90,7 +90,7 @@ def check(twin: Twin, x: torch.Tensor, *, tolerance: float = 1e-4) -> None:
     """Assert that the twin's values are near the float network's, and its gradients those of the rule."""
     net = twin.net
     with torch.no_grad():
-        dtype = next(iter(net.parameters())).dtype
+        dtype = next((one.dtype for one in net.parameters()), x.dtype)
         training = net.training
         wanted = net.eval()(x.to(dtype)).float()
         net.train(training)

@@ -119,6 +119,9 @@ UNDERSTOOD: dict[str, Callable[[], nn.Module]] = {
     "means by keyword": lambda: Body(lambda n, x: torch.mean(input=n.conv(x), dim=(2, 3))),
     "dropout of p=0": lambda: Body(lambda n, x: F.dropout(n.conv(x), 0.5, n.training)),
     "random in training": lambda: Body(lambda n, x: n.conv(x) if not n.training or torch.rand(()) < 0.5 else x),
+    "converted to what it is": lambda: Body(
+        lambda n, x: F.dropout2d(n.conv(x.clone().float().to(n.conv.weight.dtype)), training=n.training)
+    ),
     "a frozen stem": lambda: Body(lambda n, x: n.other.requires_grad_(False)(x) + n.conv(x)),
     "detached for a log": lambda: Body(lambda n, x: (n.conv(x).detach(), n.conv.weight.abs().sum(), n.other(x))[2]),
 }  # fmt: skip
@@ -227,6 +230,43 @@ def relu(x: torch.Tensor) -> torch.Tensor:
     return x * 3
 
 
+def second_name(net: Body, x: torch.Tensor) -> torch.Tensor:
+    y = kept = net.conv(x)
+    y += net.other(x)
+    return y + F.relu(kept)
+
+
+def collected(net: Body, x: torch.Tensor) -> torch.Tensor:
+    y = net.conv(x)
+    features = [y]
+    y += net.other(x)
+    return torch.cat([*features, F.relu(y)], 1)
+
+
+def out_of_place(net: Body, x: torch.Tensor) -> torch.Tensor:
+    y = net.conv(x)
+    torch.add(y, net.other(x), out=y)
+    return y
+
+
+def assigned(net: Body, x: torch.Tensor) -> torch.Tensor:
+    y = net.conv(x)
+    y.__setitem__((slice(None), slice(0, 1)), 0.0)
+    return y
+
+
+class Counting(nn.Module):
+    """Computes something else every other time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.calls = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.a(x) if self.calls % 2 else self.b(x)
+
+
 def without_gradient(net: Body, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         x = net.conv(x)
@@ -272,6 +312,14 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (draws(random.random), "'Body': its forward draws random numbers in evaluation mode"),
     (draws(np.random.rand), "'Body': its forward draws random numbers in evaluation mode"),
     (lambda: Body(lambda n, x: relu(n.conv(x))), "'relu': this operator is not supported"),
+    (lambda: Body(second_name), "'Body': its trace computes something else than the network itself .* second name"),
+    (lambda: Body(collected), "'Body': its trace computes something else than the network itself"),
+    (Counting, "'Counting': its trace computes something else than the network itself .* no count"),
+    (lambda: Body(out_of_place), "'add': it writes into another tensor"),
+    (lambda: Body(assigned), "__setitem__.*: it writes into another tensor"),
+    (lambda: Body(lambda n, x: n.conv(x).half().float()), "'half': this operator is not supported"),
+    (lambda: Body(lambda n, x: n.conv(x).to(torch.float64)), "'to': it changes the type of values"),
+    (lambda: Body(lambda n, x: n.fc(F.softmax(n.conv(x), 1).flatten(1))), "'softmax': .*supported; use Conv2d"),
     (lambda: Body(lambda n, x: n.conv(x).detach()), "'detach': this operator is not supported"),
     (lambda: Body(lambda n, x: n.conv(n.dropout(x)) + 1), "an addition of something that is no tensor"),
     (lambda: Body(lambda n, x: F.conv2d(x, n.conv.weight)), "'conv.weight': forward computes with this tensor"),
