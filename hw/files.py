@@ -34,7 +34,7 @@ def read_bytes(path: Path, most: int) -> bytes:
                 raise ReadError(f"{path}: not a plain file")
             if status.st_size > most:
                 raise ReadError(f"{path}: {status.st_size} bytes, more than the {most} that such a file can have")
-            return file.read(most + 1)
+            return file.read(status.st_size)  # what is asked for is taken at once, whatever there is
     except FileNotFoundError as error:
         raise ReadError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:

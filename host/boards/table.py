@@ -11,6 +11,7 @@ from host.boards.family import RESOURCES
 from host.boards.flow import SCHEMA
 from hw.boards.board import BoardError
 from hw.boards.catalogue import BOARDS
+from hw.files import ReadError, read_json
 
 PATH = Path(__file__).parent / "table.json"
 BEGIN, END = "<!-- printed by `redline bitstream --table` -->", "<!-- end of the table -->"
@@ -54,12 +55,14 @@ def load(path: Path = PATH) -> dict[str, dict[str, Any]]:
         If the file is missing or not of this form.
     """
     try:
-        held = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        held = read_json(path)
+    except ReadError as error:
         raise TableError(f"{path} is no table of boards: {error}") from error
     if not isinstance(held, dict) or held.get("schema") != SCHEMA or not isinstance(held.get("boards"), dict):
         raise TableError(f"{path} is no table of boards of schema {SCHEMA}; make it anew: redline bitstream --record")
     for name, entry in held["boards"].items():
+        if not isinstance(entry, dict):
+            raise TableError(f"{name}: the table's entry is no object")
         check(name, entry)
     return {name: held["boards"][name] for name in BOARDS if name in held["boards"]}
 

@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import save as serialise
 
 from host.campaign import pool, stop
 from host.campaign.stop import HalfWidth, Minutes, Rule, Trials
 from host.campaign.store import SCHEMA, Counted, OutcomeRow, Store, StoreError
 from host.campaign.trials import Faults
-from host.campaign.worker import Setup
+from host.campaign.worker import DATA, Setup, data_file
 from host.datasets.data import Labelled
 from host.devices import registry
 from host.devices.device import Int8
@@ -37,7 +36,7 @@ from host.program.layers import INPUT
 from host.program.program import Program
 from host.stats import Clustered, planned_trials
 from host.store.checked import tensors_digest
-from host.store.files import write_atomic
+from host.store.files import sweep, write_atomic
 from host.store.sealed import write_sealed
 from host.training.twin import Twin
 from hw.errors import RedlineError
@@ -198,11 +197,12 @@ class Campaign:
         fingerprint = self.fingerprint
         about: dict[str, Any] = {name: _version(name) for name in ABOUT}
         about |= {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
+        sweep(folder)
         store = Store(folder / STORE, fingerprint, about)
         # The same bytes each time, so writing them again mends a folder from which they were deleted.
         for name, program in self.programs.items():
             program.save(folder / "programs" / f"{name}.safetensors")
-        write_atomic(folder / "data.safetensors", serialise({"images": self.quantised, "labels": self.labels}))
+        write_atomic(folder / DATA, data_file(self.quantised, self.labels))
         write_sealed(folder / FAULTS, {"faults": self.faults.spec()})
         return store
 

@@ -16,7 +16,7 @@ from host.campaign.outcomes import Ranking
 from host.campaign.space import Place
 from host.campaign.store import Store
 from host.campaign.trials import Faults, Trial, words
-from host.campaign.worker import Setup
+from host.campaign.worker import DATA, WRITTEN_ANEW, Setup
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs, Runtime
 from host.devices.simulation import SimulationDevice
@@ -26,6 +26,7 @@ from host.program.arrangement import steps
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.schedule.launch import Launch
+from host.store.checked import tensors_digest
 from host.store.sealed import read_sealed
 from host.verification.expect import extents
 from hw.config import Config
@@ -240,6 +241,7 @@ def replay(
     setup = _setup(folder, fingerprint)
     program = setup.program(arm)
     images, labels = setup.data()
+    _check_files(folder, fingerprint, setup, images, labels)
     trial = setup.trials(program, len(images)).trial(number)
     if trial.plan.digest != digest[0][0]:
         raise CampaignError(f"{folder}: trial {number} is drawn differently now; use the versions of the campaign")
@@ -287,6 +289,16 @@ def replay(
         waves=paths,
         config=config,
     )
+
+
+def _check_files(folder: Path, fingerprint: dict[str, Any], setup: Setup, images: Int8, labels: Any) -> None:
+    """Raise unless the folder's images and networks are those of the campaign."""
+    found = tensors_digest("", {"images": images, "labels": labels})
+    if found != fingerprint["data"]["sha256"]:
+        raise CampaignError(f"{folder / DATA}: the images of another campaign; {WRITTEN_ANEW}")
+    for arm, about in fingerprint["arms"].items():
+        if setup.program(arm).digest != about["program"]:
+            raise CampaignError(f"{folder}: the program of arm {arm!r} is of another campaign; {WRITTEN_ANEW}")
 
 
 def _setup(folder: Path, fingerprint: dict[str, Any]) -> Setup:

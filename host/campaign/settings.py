@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,14 +21,15 @@ from host.devices import registry
 from host.faults.models import Combined, Fault, SoftErrors
 from host.faults.overclock import Overclock
 from host.faults.stuck import StuckAt
-from host.store.files import write_json
+from host.store.sealed import read_sealed, write_sealed
 from host.training.train import checkpoint_weights
 from host.training.twin import Twin, attach
 from hw.errors import RedlineError
+from hw.files import ReadError
 from hw.masks import MOST_GROUPS
 from sim.timing import shipped
 
-FILE = "settings.json"
+FILE, FORMAT = "settings.json", "redline-settings"
 GREY_CALIBRATION = 512
 """Training images from which small networks' fractions are chosen."""
 PHOTO_CALIBRATION = 16
@@ -158,7 +158,7 @@ class Settings:
 
     def save(self, folder: Path) -> None:
         """Keep them, so that a campaign can be taken up by its name."""
-        write_json(folder / FILE, asdict(self))
+        write_sealed(folder / FILE, {"format": FORMAT, **asdict(self)})
 
     @staticmethod
     def stored(folder: Path) -> dict[str, Any]:
@@ -167,11 +167,13 @@ class Settings:
         if not path.exists():
             return {}
         try:
-            found = json.loads(path.read_text())
-            known = {field.name for field in fields(Settings)}
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
-        except (ValueError, AttributeError) as error:
-            raise CampaignError(f"{path}: damaged ({error}); give all options again") from error
+            found = read_sealed(path)
+            if found.pop("format", None) != FORMAT:
+                raise ReadError(f"{path}: no settings of a campaign")
+        except ReadError as error:
+            raise CampaignError(f"{error}; delete {path.name} and give all options again: the trials stay") from error
+        known = {field.name for field in fields(Settings)}
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
 
     def campaign(self, data_dir: str | None = None) -> Campaign:
         """Networks, data and faults.

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import save as serialise
 
 from host.campaign.masking import where_any_masked, where_masked
 from host.campaign.outcomes import Ranking, outcomes
 from host.campaign.space import STUCK, Place
-from host.campaign.store import OutcomeRow, TrialRow
+from host.campaign.store import OutcomeRow, StoreError, TrialRow
 from host.campaign.trials import Faults, Trial, TrialSequence, conditions_of
 from host.devices import registry
 from host.devices.device import Int8
@@ -28,10 +28,25 @@ from host.devices.runtime import Runtime
 from host.faults import canary
 from host.program.layers import INPUT
 from host.program.program import Program
+from host.store.checked import read_checked, tensors_digest
 from hw.config import Config
 
+DATA, DATA_FORMAT, DATA_VERSION = "data.safetensors", "redline-data", 1
+WRITTEN_ANEW = "run the campaign's command again, which writes it anew"
 CACHE_BYTES = 256 << 20
 """Fault-free outputs that a process keeps."""
+
+
+class DamagedData(StoreError, ValueError):
+    """A campaign's copy of its images is missing or damaged."""
+
+
+def data_file(images: Int8, labels: npt.NDArray[np.int64]) -> bytes:
+    """The file that `Setup.data` reads."""
+    tensors: dict[str, npt.NDArray[Any]] = {"images": images, "labels": labels}
+    layout = f"{images.shape}"
+    about = {"format": DATA_FORMAT, "version": str(DATA_VERSION), "layout": layout}
+    return serialise(tensors, about | {"sha256": tensors_digest(layout, tensors)})
 
 
 @dataclass(frozen=True)
@@ -68,9 +83,18 @@ class Setup:
         return Program.load(self.folder / "programs" / f"{arm}.safetensors")
 
     def data(self) -> tuple[Int8, npt.NDArray[np.int64]]:
-        """Quantised images, int8 of shape (N, C, H, W), and labels, shape (N,)."""
-        tensors = load_file(self.folder / "data.safetensors")
-        return tensors["images"], tensors["labels"]
+        """Quantised images, int8 of shape (N, C, H, W), and labels, int64 of shape (N,).
+
+        Raises
+        ------
+        StoreError
+            If the campaign's copy of them is missing or damaged.
+        """
+        _, tensors = read_checked(self.folder / DATA, DATA_FORMAT, DATA_VERSION, "layout", WRITTEN_ANEW, DamagedData)
+        images, labels = (tensors.get(name, np.empty(0)) for name in ("images", "labels"))
+        if images.dtype != np.int8 or labels.dtype != np.int64 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise DamagedData(f"{self.folder / DATA}: not images with their labels; {WRITTEN_ANEW}")
+        return images, labels
 
     def trials(self, program: Program, data: int) -> TrialSequence:
         """The campaign's trials."""

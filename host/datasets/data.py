@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import struct
 import tempfile
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from hw.errors import RedlineError
+from hw.files import ReadError, read_bytes
 
 Split = Literal["train", "test"]
 
@@ -46,6 +48,11 @@ FASHION_CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 
+MOST_BYTES = 1 << 28
+"""Of an uncompressed file: five times Fashion-MNIST's longest."""
+BLOCK = 1 << 20
+HEADER = 16
+"""Bytes of the longest header."""
 SIZE = 28
 """Rows and columns of every image."""
 
@@ -215,7 +222,7 @@ def parse_idx(raw: bytes, path: Path, *, dimensions: int) -> npt.NDArray[np.uint
             f"{path}: not an IDX file of unsigned bytes with {dimensions} dimension(s) (starts with {raw[:4].hex()})"
         )
     shape = struct.unpack(f">{dimensions}I", raw[4:header])
-    wanted = header + int(np.prod(shape, dtype=np.int64))
+    wanted = header + math.prod(shape)
     if len(raw) != wanted:
         cause = "truncated" if len(raw) < wanted else "too long"
         raise DataError(f"{path}: {cause}: {len(raw)} bytes, its header promises {wanted}; fetch it again")
@@ -232,13 +239,32 @@ def _read(folder: Path, name: str) -> tuple[Path, bytes]:
     path = folder / name
     try:
         if path.is_file():
-            return path, path.read_bytes()
+            return path, read_bytes(path, MOST_BYTES)
         path = folder / f"{name}.gz"
-        return path, gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            # What follows the header may unpack to any size.
+            content = bytearray(file.read(HEADER))
+            most = _promised(bytes(content), path) + 1
+            while len(content) < most and (block := file.read(min(BLOCK, most - len(content)))):
+                content += block
+            return path, bytes(content)
+    except ReadError as error:
+        raise DataError(f"{error}; fetch it again") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: truncated or corrupt gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _promised(head: bytes, path: Path) -> int:
+    """Bytes that an IDX file has, as its header says; 0 where it is none, which `parse_idx` says."""
+    rank = head[3] if len(head) == HEADER else 0
+    if not 1 <= rank <= 3:
+        return 0
+    promised = 4 + 4 * rank + math.prod(struct.unpack_from(f">{rank}I", head, 4))
+    if promised > MOST_BYTES:
+        raise DataError(f"{path}: its header promises {promised} bytes, more than the {MOST_BYTES} of any such file")
+    return promised
 
 
 def _download(source: str, folder: Path) -> None:

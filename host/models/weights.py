@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hw.errors import RedlineError
+from hw.files import ReadError, parse_json
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 SHIPPED = ("lenet5",)
@@ -85,8 +85,12 @@ def load_weights(
 
 def metadata(path: Path) -> dict[str, Any]:
     """How a weights file was made: accuracy, seed, versions, data checksums."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get("redline", "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = parse_json((file.metadata() or {}).get("redline", "{}"), str(path))
+    except (SafetensorError, OSError, ReadError) as error:
+        raise ModelError(f"{path}: damaged ({error}); {MAKE_IT}") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _safetensors(path: Path, remedy: str) -> dict[str, torch.Tensor]:
@@ -99,8 +103,8 @@ def _safetensors(path: Path, remedy: str) -> dict[str, torch.Tensor]:
 
 def _torch_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
     """The tensors of a file that `torch.save` made, mapped from disk where its format allows."""
-    zipped = zipfile.is_zipfile(path)
     try:
+        zipped = zipfile.is_zipfile(path)
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a broken pickle breaks in any way
         text = str(error)
@@ -122,6 +126,12 @@ def _torch_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
             raise ModelError(
                 f"{path}: its entry {key!r} is of type {type(value).__name__}, not a tensor; save the network's "
                 "state_dict alone: torch.save(net.state_dict(), PATH)"
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            what = "complex" if value.is_complex() else "quantised" if value.is_quantized else str(value.layout)
+            raise ModelError(
+                f"{path}: its entry {key!r} is no plain tensor ({'meta' if value.is_meta else what}); make it dense "
+                "(value.to_dense()) and save it again"
             )
     prefix = "module." if held and all(str(key).startswith("module.") for key in held) else ""
     return {str(key).removeprefix(prefix): value for key, value in held.items()}

@@ -305,7 +305,7 @@ class Program:
                 input_frac=content["input_frac"],
                 modules=content["modules"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProgramError(f"{path}: not a usable Program ({error}); compile and save the network again") from error
 
 

@@ -37,13 +37,15 @@ def read_checked(
     error : exception type
         Raised with the cause: missing, damaged, truncated, of another kind or version.
     """
+    if path.exists() and not path.is_file():
+        raise error(f"{path}: not a plain file")
     try:
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
-    except (SafetensorError, OSError, ValueError) as cause:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as cause:
         raise error(f"{path}: damaged or truncated ({cause}); {remedy}") from cause
     if metadata.get("format") != kind:
         raise error(f"{path}: not a {kind} file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from host import models
 from host.campaign.campaign import Campaign
 from host.campaign.pool import Executor
 from host.campaign.stop import Rule, Trials
+from host.campaign.store import Store, seal_of
 from host.campaign.trials import Faults, SingleFault
 from host.devices import registry
 from host.training.twin import Twin, attach
@@ -62,6 +64,21 @@ def campaign(faults: Faults = ANYWHERE, images: int = 4, seed: int = 3, **more: 
 
 def run(folder: Path, rules: list[Rule], workers: int | None, executor: Executor = "processes") -> None:
     campaign().run(rules, folder, workers=workers, executor=executor)
+
+
+def reseal(path: Path) -> None:
+    """Give a store that was changed by hand the checksums of what it holds now."""
+    with sqlite3.connect(path) as db:
+        outcomes = db.execute("SELECT * FROM outcome").fetchall()
+        for trial in db.execute("SELECT * FROM trial").fetchall():
+            seal = seal_of(trial, [row for row in outcomes if row[0] == trial[0]])
+            db.execute("UPDATE seal SET sha256 = ? WHERE number = ?", (seal, trial[0]))
+    db.close()
+    store = object.__new__(Store)
+    store._db = sqlite3.connect(path)
+    store._seal_meta()
+    store._db.commit()
+    store._db.close()
 
 
 if __name__ == "__main__":

@@ -320,6 +320,7 @@ def test_a_half_width_rule_stops_at_a_look_whatever_was_begun(tmp_path: Path) ->
     with sqlite3.connect(tmp_path / "c" / STORE) as db:
         db.execute("UPDATE meta SET value = '0' WHERE key = 'settled'")
     db.close()
+    small.reseal(tmp_path / "c" / STORE)
     assert small.campaign().run(rule, tmp_path / "c", workers=0) == results[0][0]
     assert rows(tmp_path / "c") == results[0][1]
     # A narrower one goes on from there; a wider one takes nothing away.

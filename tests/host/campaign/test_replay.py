@@ -130,6 +130,7 @@ def test_a_record_that_the_rtl_contradicts_is_an_error(folder: Path, tmp_path: P
     with sqlite3.connect(copy / STORE) as db:
         db.execute("UPDATE outcome SET sdc1 = 1 - sdc1 WHERE number = ?", (number,))
     db.close()
+    small.reseal(copy / STORE)
     with pytest.raises(CampaignError, match="goes otherwise on the RTL than on the campaign's device"):
         replay(copy, number)
 
