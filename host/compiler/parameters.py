@@ -35,6 +35,8 @@ class Origin:
     def read(self, net: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight, shape as the module has it, and bias, shape (M,), differentiable, whatever mode `net` is in.
 
+        In float32, where the network has half precision: folding would round once more.
+
         What the module computes its weight from (`parametrize`, `prune`, weight or spectral norm) is computed anew; a
         batch norm is folded from its running statistics. Nothing in `net` changes.
 
@@ -43,12 +45,12 @@ class Origin:
         CompileError
             If the batch norm has no running statistics.
         """
-        weight, bias = tensors(net.get_submodule(self.module), "weight", "bias")
+        weight, bias = map(_single, tensors(net.get_submodule(self.module), "weight", "bias"))
         assert weight is not None
         if self.norm is None:
             return weight, bias
         bn = net.get_submodule(self.norm)
-        gamma, beta, mean, variance = tensors(bn, "weight", "bias", "running_mean", "running_var")
+        gamma, beta, mean, variance = map(_single, tensors(bn, "weight", "bias", "running_mean", "running_var"))
         if mean is None or variance is None:
             raise CompileError(
                 f"{self.norm} ({type(bn).__name__})",
@@ -61,6 +63,10 @@ class Origin:
         shifted = (-mean if bias is None else bias - mean) * scale
         folded = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
         return folded, shifted if beta is None else shifted + beta
+
+
+def _single(x: torch.Tensor | None) -> torch.Tensor | None:
+    return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def tensors(module: nn.Module, *names: str) -> tuple[torch.Tensor | None, ...]:

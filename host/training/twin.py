@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
@@ -282,7 +283,9 @@ class Twin(nn.Module):
             if recording and meeting.faults is not None and self.gradient == "clean":
                 through = self._run(images, True, CLEAN)
             program = self.program
-        home = next(self.net.parameters())
+        # A network of buffers alone is a network, too.
+        tensors = chain(self.net.parameters(), self.net.buffers())
+        home = next(tensor for tensor in tensors if tensor.is_floating_point())
         shape = (len(x), *self._follower.out_shape)
         if recording:
             return self._through(program, x.to(home.device), images, outputs, through, home).reshape(shape)

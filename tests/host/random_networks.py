@@ -1,4 +1,4 @@
-"""Random modules that torch.fx can trace: operators, spellings, modes, computed weights, hooks, shared modules."""
+"""Random modules that torch.fx can trace: operators, spellings, modes, types, computed weights, hooks, sharing."""
 
 from __future__ import annotations
 
@@ -100,6 +100,8 @@ class Made:
 
     net: Network
     images: torch.Tensor
+    dtype: torch.dtype = torch.float32
+    """The network's, once it is attached, or before."""
     refusable: list[str] = field(default_factory=list)
     """What it has that may be refused by name; without any it must compile."""
     features: list[str] = field(default_factory=list)
@@ -357,7 +359,7 @@ def _no_grad(net: Network, generator: random.Random) -> None:
 _DISTURBANCES: dict[str, Callable[[Network, random.Random], object]] = {
     "forward hook": lambda net, r: _any(net, r).register_forward_hook(lambda m, i, o: o * 0.5),
     "observing hook": lambda net, r: _any(net, r).register_forward_hook(lambda m, i, o: None),
-    "pre-hook": lambda net, r: _any(net, r).register_forward_pre_hook(lambda m, i: (i[0] * 0.5,)),
+    "pre-hook": lambda net, r: _any(net, r).register_forward_pre_hook(lambda m, i: tuple(one * 0.5 for one in i)),
     "backward hook": lambda net, r: _any(net, r).register_full_backward_hook(
         lambda m, i, o: tuple(None if g is None else g * 0.5 for g in i)
     ),
@@ -396,4 +398,8 @@ def make(seed: int) -> Made:
         if maker.chance(0.1):
             parameter.requires_grad_(False)
     made.net.train(maker.chance(0.5))
+    if maker.chance(0.3):
+        # PyTorch has no response norm and no orthogonal weights in half precision on the CPU.
+        halves = () if {"norm", "orthogonal"} & {*made.features} else (torch.float16, torch.bfloat16)
+        made.dtype = maker.random.choice((torch.float64, *halves))
     return made

@@ -24,8 +24,11 @@ def tried(seed: int, device: Device) -> bool:
         with torch.set_grad_enabled(generator.random() < 0.5):
             made.net(made.images)  # the usual validation before attaching
     per_channel = generator.random() < 0.5
+    before = generator.random() < 0.5
     try:
-        twin = attach(made.net, device, calibrate=made.images, per_channel=per_channel, fallback="cpu")
+        net = made.net.to(made.dtype) if before else made.net
+        twin = attach(net, device, calibrate=made.images, per_channel=per_channel, fallback="cpu")
+        net.to(made.dtype)
     except RedlineError:
         if not made.refusable:
             raise
