@@ -203,7 +203,14 @@ class Store:
         return _sha256(self._db.execute("SELECT * FROM meta WHERE key != ? ORDER BY key", (SEAL,)).fetchall())
 
     def _verify(self) -> None:
-        """Raise unless all that is in the file is what was put there."""
+        """Raise unless all that is in the file, at one moment, is what was put there."""
+        self._db.execute("BEGIN")
+        try:
+            self._compare()
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def _compare(self) -> None:
         there = self._db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
         if there.fetchall() != _schema():
             raise self._damaged("its tables are others")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -209,10 +210,21 @@ class SimulationDevice(Device):
         return total
 
     def _begin(self, number: int, unit: Unit, max_cycles: int) -> SimulatorFailed | None:
-        """Start a unit's list; what went wrong, if anything did that another try may mend."""
+        """Start a unit's list; what went wrong, if anything did that another try may mend.
+
+        A simulator that died while it had nothing to do is replaced: that is no try of this launch.
+        """
+        idle = self._simulators[number]
+        if idle is not None:
+            with suppress(SimulatorFailed):
+                if idle.process.poll() is None:
+                    idle.begin(arguments(unit), max_cycles)
+                    return None
+            self.incidents.append(f"compute unit {number}: the simulator (process {idle.pid}) died while it was idle")
+            log.warning("%s; it is restarted", self.incidents[-1])
+            self._stop(number)
         try:
-            simulator = self._simulators[number] or self._start(number)
-            simulator.begin(arguments(unit), max_cycles)
+            self._start(number).begin(arguments(unit), max_cycles)
         except SimulatorFailed as error:
             return error
         return None

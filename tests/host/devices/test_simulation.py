@@ -24,6 +24,7 @@ from host.devices.simulation import SimulationDevice
 from hw import events, masks
 from hw.config import Config
 from sim.cache import BuildError
+from sim.client import Simulator
 from sim.memory import Stalls
 from tests.sim.fixtures.processes import alive, footprint, wait_for_end
 from tests.sim.fixtures.toy import HANG, copies, toy_verilog
@@ -222,6 +223,51 @@ def test_a_second_failure_is_an_error_with_the_log() -> None:
             one.launch(launch([(0x10000, 0x20000, 64)], flags=HANG, max_cycles=50_000))
         assert len(one.incidents) == 1
         assert not any(alive(pid) for pid in pids + one.pids)
+
+
+def test_a_simulator_that_dies_while_idle_costs_no_try() -> None:
+    data = np.random.default_rng(4).integers(0, 256, 1 << 20).astype(np.uint8)
+    with closing(device()) as one:
+        one.write(0x100000, data)
+        victim = one.pids[0]
+        os.kill(victim, signal.SIGKILL)
+        assert wait_for_end(victim)
+        one.launch(launch([(0x100000, 0x200000, 64)]))
+        assert len(one.incidents) == 1
+        assert "died while it was idle" in one.incidents[0]
+        # Idle again, and then in the middle of its first try: the second is still to be had.
+        victim = one.pids[0]
+        os.kill(victim, signal.SIGKILL)
+        assert wait_for_end(victim)
+        start, simulator = one._start, []
+
+        def disturbed(number: int) -> Simulator:
+            one._start = start  # type: ignore[method-assign]
+            simulator.append(start(number))
+            interfere(one, number, signal.SIGKILL)
+            return simulator[0]
+
+        one._start = disturbed  # type: ignore[method-assign]
+        one.launch(launch([(0x100000, 0x200000, len(data))]))
+        np.testing.assert_array_equal(one.read(0x200000, len(data)), data)
+        assert ["idle" in incident for incident in one.incidents] == [True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_kills_at_random_moments_change_nothing(seed: int) -> None:
+    """25 kills, some of an idle simulator and some in the middle of a launch."""
+    rng = np.random.default_rng(seed)
+    with closing(device()) as one:
+        while len(one.incidents) < 25:
+            data = rng.integers(0, 256, 1 << 18).astype(np.uint8)
+            one.write(0x100000, data)
+            victim, wait = one.pids[0], float(rng.random() * 0.02)
+            thread = threading.Timer(wait, os.kill, [victim, signal.SIGKILL])
+            thread.start()
+            one.launch(launch([(0x100000, 0x200000, len(data))]))
+            np.testing.assert_array_equal(one.read(0x200000, len(data)), data)
+            thread.join()
 
 
 def test_a_device_works_again_after_a_failed_launch() -> None:
