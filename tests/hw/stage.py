@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from amaranth.lib import wiring
 from cocotb.triggers import RisingEdge
 
@@ -38,7 +39,8 @@ NARROW = Config(
 CONFIGS = (WIDE, DEEP, NARROW)
 MICROCODE = replace(NARROW, feature_bytes=256, weight_bytes=256, pool_columns=4, address_bits=20, control="microcode")
 PIPECNN = replace(WIDE, arithmetic="pipecnn")
-PAUSES = (0.0, 0.5)
+PAUSES = (0.5, pytest.param(0.0, marks=pytest.mark.slow))
+"""How likely each stream pauses. Without pauses is how the whole accelerator runs in many fast tests."""
 
 
 def run_stage(
