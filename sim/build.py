@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -202,6 +204,62 @@ def _run(step: str, command: list[str], folder: Path, environment: dict[str, str
         raise _diagnose(step, done.stdout, folder.parent)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a model is built, and what it is built with, by names without blanks: make takes no others."""
+
+    folder: Path
+    ours: Path
+    """`sim/`, or a copy of what is needed of it."""
+    verilator: Path
+    libraries: Path
+    named: Path
+    """cocotb's libraries, and how the build names them."""
+    environment: dict[str, str]
+
+    def linked(self, argument: str) -> str:
+        """An argument that may name cocotb's libraries."""
+        if self.libraries == self.named:
+            return argument
+        # Found at run time by `sim.client.environment`, since a blank would end the linker's option.
+        return argument.replace(f"-Wl,-rpath,{self.libraries} -L{self.libraries}", f"-L{self.named}")
+
+
+@contextmanager
+def _place(folder: Path, tools: Toolchain, ours: Mapping[str, str]) -> Iterator[_Place]:
+    """The folder itself; or, where a path has a blank, a temporary one with links and copies."""
+    libraries, verilator = tools.cocotb.path, tools.verilator
+    if not any(has_blank(path) for path in (folder.absolute(), HERE, libraries, verilator.path)):
+        yield _Place(folder, HERE, verilator.path, libraries, libraries, verilator.environment)
+        return
+    with tempfile.TemporaryDirectory(prefix="redline-") as name:
+        work = Path(name)
+        if has_blank(work):
+            raise BuildError(
+                f"make cannot build where a path has a blank, and the temporary folder {work.parent} has one, too: set "
+                "TMPDIR to a folder without"
+            )
+        for path, text in ours.items():
+            (work / "ours" / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / "ours" / path).write_text(text)
+        named = libraries
+        if has_blank(libraries):
+            named = work / "cocotb"
+            named.symlink_to(libraries)
+        environment, executable = dict(verilator.environment), verilator.path
+        if "VERILATOR_ROOT" in environment:
+            root = Path(environment["VERILATOR_ROOT"])
+            (work / "verilator").symlink_to(root)
+            environment["VERILATOR_ROOT"] = str(work / "verilator")
+            executable = work / "verilator" / executable.relative_to(root)
+        yield _Place(work, work / "ours", executable, libraries, named, environment)
+
+
+def has_blank(path: Path) -> bool:
+    """Whether make would take a path for several."""
+    return any(character.isspace() for character in str(path))
+
+
 def build(
     config: Config,
     *,
@@ -286,23 +344,28 @@ def _compiled(
 
     def make(folder: Path) -> None:
         log.info("building the %s simulator; this takes about half a minute", variant)
-        (folder / "redline.v").write_text(text)
-        (folder / "control.h").write_text(header)
-        include = f"-I{HERE / 'native'} -I.."  # relative, for ccache
-        command = [str(tools.verilator.path), *arguments, "-CFLAGS", include]
-        command += [str(HERE / name) for name in sources] + ["redline.v"]
-        environment = {**os.environ, **tools.verilator.environment}
-        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CXXFLAGS"):  # those of a `make test` around us
-            environment.pop(name, None)
-        lines: list[str] = []
-        _run("Verilator", command, folder, environment, lines)
-        compiler = f"{tools.ccache} {tools.compiler.path}" if tools.ccache else str(tools.compiler.path)
-        jobs = len(os.sched_getaffinity(0))
-        command = [str(tools.make.path), "-j", str(jobs), "-C", "obj", "-f", "Vtop.mk", *MAKE_ARGUMENTS]
-        command += [f"CXX={compiler}", "OBJCACHE=", f"LINK={tools.compiler.path}"]
-        _run("the C++ build", command, folder, environment, lines)
-        (folder / "obj" / EXECUTABLE).rename(folder / EXECUTABLE)
-        shutil.rmtree(folder / "obj")
-        (folder / "build.log").write_text("\n".join(lines))
+        with _place(folder, tools, ours) as place:
+            work = place.folder
+            (work / "redline.v").write_text(text)
+            (work / "control.h").write_text(header)
+            include = f"-I{place.ours / 'native'} -I.."  # relative, for ccache
+            command = [str(place.verilator), *(place.linked(argument) for argument in arguments), "-CFLAGS", include]
+            command += [str(place.ours / name) for name in sources] + ["redline.v"]
+            environment = {**os.environ, **place.environment}
+            for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CXXFLAGS"):  # those of a `make test` around us
+                environment.pop(name, None)
+            lines: list[str] = []
+            _run("Verilator", command, work, environment, lines)
+            compiler = f"{tools.ccache} {tools.compiler.path}" if tools.ccache else str(tools.compiler.path)
+            jobs = len(os.sched_getaffinity(0))
+            command = [str(tools.make.path), "-j", str(jobs), "-C", "obj", "-f", "Vtop.mk", *MAKE_ARGUMENTS]
+            command += [f"CXX={compiler}", "OBJCACHE=", f"LINK={tools.compiler.path}"]
+            _run("the C++ build", command, work, environment, lines)
+            shutil.move(work / "obj" / EXECUTABLE, folder / EXECUTABLE)
+            shutil.rmtree(work / "obj")
+            for name in ("redline.v", "control.h"):
+                if work != folder:
+                    shutil.move(work / name, folder / name)
+            (folder / "build.log").write_text("\n".join(lines))
 
     return cached("model", key, make, directory=cache)

@@ -35,7 +35,7 @@ def cache_directory() -> Path:
     """Where build products are kept: `REDLINE_CACHE`, else `redline` in the XDG cache folder."""
     chosen = os.environ.get("REDLINE_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "redline"
 
@@ -117,7 +117,7 @@ def cached(kind: str, key: str, make: Callable[[Path], None], *, directory: Path
     BuildError
         If the cache cannot be written.
     """
-    root = directory or cache_directory()
+    root = (directory or cache_directory()).absolute()  # programs are started in other folders
     entry = root / kind / key
     if _sound(entry):
         return entry

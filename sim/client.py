@@ -22,10 +22,11 @@ from hw.config import INTERFACE_VERSION
 from hw.errors import RedlineError
 from hw.registers import AP_DONE, AP_START, OFFSET
 from sim import control
-from sim.build import Model
+from sim.build import Model, has_blank
 from sim.control import ControlPage
 from sim.memory import DEFAULT_TIMING, DeviceMemory, Timing
 from sim.probe import Trace, read_trace
+from sim.tools import find_cocotb
 
 LOG_TAIL_BYTES = 4000
 POLL_S = 0.2
@@ -64,12 +65,18 @@ def release(process: subprocess.Popen[bytes] | None, owner: int, connection: soc
         process.wait()
 
 
+FOREIGN = (
+    "COVERAGE", "COVERAGE_RCFILE", "GUI", "MODULE", "NO_COLOR", "PYTHONWARNINGS", "RANDOM_SEED", "TESTCASE", "TOPLEVEL",
+)  # fmt: skip
+"""Variables without a prefix that cocotb reads, now or in earlier releases; users mean something else by them."""
+
+
 def environment(variant: str, module: str = "sim.server") -> dict[str, str]:
     """What a simulator process needs of ours, and cocotb's own variables; `module` serves it."""
     ours = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("COCOTB_", "GPI_", "PYGPI_", "REDLINE_SIM_")) and name != "PYTHONWARNINGS"
+        if not name.startswith(("COCOTB_", "GPI_", "PYGPI_", "REDLINE_SIM_")) and name not in FOREIGN
     }
     if variant == "raw":
         return ours
@@ -78,6 +85,10 @@ def environment(variant: str, module: str = "sim.server") -> dict[str, str]:
     libpython = find_libpython.find_libpython()
     if libpython is None:
         raise SimulatorError("libpython was not found, which cocotb embeds; run: sudo apt-get install libpython3-dev")
+    libraries = find_cocotb().path
+    if has_blank(libraries):
+        # A model cannot name them then.
+        ours["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(libraries), ours.get("LD_LIBRARY_PATH")]))
     return ours | {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYGPI_PYTHON_BIN": sys.executable,

@@ -12,7 +12,7 @@ import pytest
 import sim.build
 from hw.config import Config
 from sim.build import build, verilog_for
-from sim.cache import BuildError
+from sim.cache import BuildError, cache_directory
 from sim.tools import Tool, Toolchain, find_toolchain
 from tests.sim.fixtures.toy import toy_verilog
 
@@ -99,3 +99,27 @@ def test_a_tool_that_vanished_is_named(tmp_path: Path) -> None:
     tools = replace(find_toolchain(), verilator=Tool(tmp_path / "gone", "Verilator 5.040"))
     with pytest.raises(BuildError, match="Verilator cannot be started"):
         build(Config(), verilog=toy_verilog(Config()), tools=tools, cache=tmp_path)
+
+
+def test_a_cache_whose_path_has_a_blank_is_built_in(tmp_path: Path) -> None:
+    text = toy_verilog(Config())
+    model = build(Config(), verilog=text, variant="raw", cache=tmp_path / "my cache")
+    assert model.executable.is_file()
+    assert model.verilog.read_text() == text
+    assert {path.name for path in model.executable.parent.iterdir()} >= {"build.log", "control.h"}
+    assert not list(model.executable.parent.glob("building-*"))
+
+
+def test_a_temporary_folder_with_a_blank_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "my tmp"))
+    with pytest.raises(BuildError, match="set TMPDIR to a folder without"):
+        build(Config(), verilog=toy_verilog(Config()), variant="raw", cache=tmp_path / "my cache")
+
+
+def test_a_relative_cache_is_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDLINE_CACHE", "here")
+    assert cache_directory() == tmp_path / "here"

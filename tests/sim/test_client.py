@@ -18,7 +18,7 @@ import pytest
 
 from hw.config import Config
 from sim.build import Model, build
-from sim.client import Simulator, SimulatorError, SimulatorFailed
+from sim.client import FOREIGN, Simulator, SimulatorError, SimulatorFailed, environment
 from sim.memory import DeviceMemory
 from tests.sim.fixtures.processes import alive, footprint, wait_for_end
 from tests.sim.fixtures.toy import HANG, copies, toy_verilog
@@ -240,3 +240,14 @@ def test_the_plain_loop_speaks_the_same_protocol(memory: DeviceMemory) -> None:
         counters = simulator.launch(LAUNCH, 10_000)
     assert counters["bytes_written"] == 64
     np.testing.assert_array_equal(memory.array[0x8000:0x8040], np.arange(64))
+
+
+@pytest.mark.parametrize(
+    "name", [*FOREIGN, "COCOTB_TEST_FILTER", "COCOTB_RANDOM_SEED", "GPI_EXTRA", "REDLINE_SIM_WAVES"]
+)
+def test_what_users_set_for_other_programs_does_not_reach_the_simulator(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "abc")
+    assert environment("cosim").get(name) != "abc"
+    assert name not in environment("raw")
