@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import shutil
 from pathlib import Path
@@ -18,7 +17,6 @@ from host.devices.emulator.selftest import check
 from host.devices.reference import ReferenceDevice
 from host.devices.runtime import Runtime
 from host.verification.cases import random_case
-from tests.cxx import layouts
 
 
 def broken(tmp_path: Path, file: str, old: str, new: str) -> Kernels:
@@ -118,14 +116,3 @@ def test_a_failed_compilation_shows_the_compilers_words(tmp_path: Path) -> None:
 def test_no_thread_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         EmulatorDevice(threads=0)
-
-
-def test_structs_lie_in_memory_as_the_kernels_read_them(tmp_path: Path) -> None:
-    ours = (native.Tensor, native.Events, native.Adder, native.Late, native.Layer)
-    fields = {struct.__name__: [name for name, *_ in struct._fields_] for struct in ours}
-    found = layouts(native.SOURCES / "engine.h", fields | {"Run": ["source", "from", "to", "count"]}, tmp_path)
-    for struct in ours:
-        places = {name: (getattr(struct, name).offset, getattr(struct, name).size) for name in fields[struct.__name__]}
-        assert found[struct.__name__] == (ctypes.sizeof(struct), places), struct
-    # Rows of an int64 array.
-    assert found["Run"] == (32, {"source": (0, 8), "from": (8, 8), "to": (16, 8), "count": (24, 8)})
