@@ -45,7 +45,8 @@ def compile(
     Parameters
     ----------
     model : nn.Module
-        fx-traceable; evaluated as in `eval()`, not changed.
+        fx-traceable; evaluated as in `eval()`, whatever mode it is in, and not changed. Weights may be computed by
+        parametrisations, weight or spectral norm and pruning. Hooks are refused.
     config : Config
         The accelerator.
     calibrate : float tensor, shape (N, C, H, W)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any, Literal, get_args
 
 import torch
@@ -84,8 +84,10 @@ class Twin(nn.Module):
 
     In training mode every layer's output is written back and the result carries a graph: `loss.backward()` fills the
     gradients of the network's own parameters. In evaluation mode nothing but the result leaves the accelerator, and
-    there is no graph, unless the images themselves want gradients. Batch norms are frozen: they are folded into their
-    convolutions, from running statistics.
+    there is no graph, unless the images themselves want gradients. In both the network is computed as in evaluation:
+    batch norms are frozen and folded into their convolutions, from running statistics; so are the vectors of spectral
+    norms. Weights may be computed (parametrisations, weight norm, pruning); hooks and the network's later changes that
+    compute something else are refused.
 
     The network may be on another device of PyTorch's, and of another floating-point type: what the accelerator gives is
     brought there, and backward runs there. Threads take turns on the accelerator. A copy (`copy.deepcopy`) has its own
@@ -121,6 +123,7 @@ class Twin(nn.Module):
         self.device = device
         self.report = LaunchReport()
         graph = trace(net, some_image(program.input_shape)) if graph is None else graph
+        _check_of_one_network(program, graph)
         self._follower = Follower(net, graph, program.input_shape)
         self._written: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._faults: _FaultStream | None = None
@@ -408,6 +411,23 @@ class _FaultStream:
     next_image: int
     thread: int
     """Whose forward passes meet them."""
+
+
+def _check_of_one_network(program: Program, graph: Graph) -> None:
+    """Raise `AttachError` unless the program's layers are the network's."""
+    for layer, source in zip_longest(program.layers, graph.layers):
+        named = layer if layer is not None else source
+        if (
+            layer is None
+            or source is None
+            or (layer.name, layer.operator, layer.sources) != (source.name, source.operator, source.sources)
+            or (layer.out_channels, layer.relu, layer.pool) != (len(source.weight), source.relu, source.pool)
+            or (layer.out_shape, layer.groups) != (source.out_shape, source.groups)
+        ):
+            raise AttachError(
+                f"the program was compiled from another network: they differ at layer {named.name!r}; compile this "
+                "one, or attach it"
+            )
 
 
 def arrived(x: torch.Tensor, home: torch.Tensor) -> torch.Tensor:

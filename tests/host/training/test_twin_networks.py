@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from host.compiler.compile import compile as compile_network
 from host.compiler.limits import CompileError
 from host.devices.reference import ReferenceDevice
-from host.training.twin import Twin, attach
+from host.training.twin import AttachError, Twin, attach
 from hw.config import Config
 from tests.host import straight_through
 from tests.host.parametrised import COMPUTED
@@ -405,3 +405,21 @@ def test_a_change_names_the_layer_and_the_remedy() -> None:
     net.relu = nn.ReLU6()
     with pytest.raises(CompileError, match="layer 'conv': the network was changed after it was attached"):
         twin(X)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(256, 3)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()),
+    ],
+)
+def test_a_program_of_another_network_is_refused(other: Callable[[], nn.Module]) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    program = compile_network(net, CONFIG, calibrate=X)
+    Twin(net, program, ReferenceDevice(CONFIG))(X)
+    with pytest.raises(AttachError, match="the program was compiled from another network: they differ at layer '.*'"):
+        Twin(other(), program, ReferenceDevice(CONFIG))
