@@ -11,7 +11,7 @@ WORKERS ?= 2
 ARGS ?=
 BOARD ?=
 
-.PHONY: help setup demo test sim lint format regress bench timing bitstream clean
+.PHONY: help setup demo test sim lint format regress mutants bench timing bitstream clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,11 @@ sim: $(STAMP) ## the RTL benches (WAVES=1 leaves an FST of what failed)
 
 regress: $(STAMP) ## the slow and statistical tests (ARGS="--part 3/20": the fourth of twenty parts)
 	$(VENV)/python -m pytest -m slow -n $(WORKERS) --dist load $(ARGS)
+
+mutants: $(STAMP) ## small changes of the code that its tests do not see (hours; make mutants ARGS="--most 10 host/stats.py")
+	@$(VENV)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+		--no-build-isolation --editable '.[mutants]'
+	@nice $(VENV)/python scripts/mutants.py $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/ruff check .

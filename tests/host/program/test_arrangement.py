@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,3 +51,50 @@ def test_grouped_weights_survive_the_round_trip(groups: int, inner: int, outer: 
     assert packed.shape == arrangement.weights_shape(made, config)
     assert np.count_nonzero(packed) == np.count_nonzero(w)
     assert np.array_equal(arrangement.unpack_weights(packed, made, config), w)
+
+
+@pytest.mark.parametrize(
+    ("m", "c", "groups", "array", "span", "first", "period"),
+    [
+        # Ungrouped: all planes, for all output groups.
+        (8, 9, 1, (4, 4), 3, (0, 0), (1, 0)),
+        # Depthwise, as many lanes as a word has channels: each output group reads its own plane.
+        (16, 16, 16, (4, 4), 1, (0, 1, 2, 3), (1, 1)),
+        # Two output groups a plane; the last holds no channel, and the rule speaks of it, too.
+        (6, 6, 6, (2, 4), 1, (0, 0, 1, 1), (2, 1)),
+        # Two planes an output group.
+        (16, 16, 16, (8, 4), 2, (0, 2), (1, 2)),
+        # Three groups of six channels: planes 0 and 1, 1 and 2, 3 and 4. No P and S give 0, 1, 3.
+        (12, 18, 3, (4, 4), 2, (0, 1, 3), None),
+        # Five outputs each: planes 0-1, 0-2, 1-4 and 3-4; windows of four at 0 and 1.
+        (15, 18, 3, (4, 4), 4, (0, 0, 1, 1), (2, 1)),
+    ],
+)
+def test_windows_begin_where_the_rule_says(
+    m: int, c: int, groups: int, array: tuple, span: int, first: tuple, period: tuple | None
+) -> None:
+    lanes, vec = array
+    how = arrangement.arrange(layer(m, c, 1, 1, groups), Config(lanes=lanes, vec=vec, port_bits=max(32, 8 * vec)))
+    assert (how.span, how.first, how.period) == (span, first, period)
+
+
+def test_a_window_without_a_rule_ends_with_the_last_plane() -> None:
+    # `_windows` takes what each output group needs: no P and S, and the last needs only the last of five planes.
+    assert arrangement._windows([(0, 1), (1, 2), (4, 4)], 2, 5) == (0, 1, 3)
+    assert arrangement._windows([(0, 1), None, (3, 4)], 2, 5) == (0, 0, 3)
+
+
+def test_planes_lie_by_source_or_as_output_groups_need_them() -> None:
+    def order(made: Layer) -> list[tuple[int, int]]:
+        return [(p.source, p.group) for p in arrangement.arrange(made, Config(lanes=4, vec=4)).planes]
+
+    def reads(groups: int, channels: tuple[int, ...] | None) -> Layer:
+        """Two tensors of eight channels, one after the other or chosen."""
+        fixed = ((1, 1), (1, 1), (0, 0), False, None, 0, (0,) * 8, 0)
+        return Layer(
+            "l", ("a", "b"), (16, 1, 1), 8, *fixed, groups=groups, channels=channels, source_channels=(8, 8)
+        )  # fmt: skip
+
+    operands = tuple(channel for pair in zip(range(8), range(8, 16), strict=True) for channel in pair)
+    assert order(reads(1, None)) == order(reads(1, operands)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert order(reads(8, operands)) == [(0, 0), (1, 0), (0, 1), (1, 1)]  # an addition's
