@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,15 @@ import pytest
 from hw.files import ReadError, parse_json, read_bytes, read_json
 
 
+@pytest.mark.timeout(120)  # and not forever
 def test_what_never_ends_or_is_too_long_is_not_read(tmp_path: Path) -> None:
     for device in ("/dev/zero", "/dev/null"):
         with pytest.raises(ReadError, match="not a plain file"):
             read_bytes(Path(device), 100)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    began = time.monotonic()
     with pytest.raises(ReadError, match="not a plain file"):
         read_bytes(pipe, 100)
-    assert time.monotonic() - began < 5
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
         file.truncate(1 << 40)

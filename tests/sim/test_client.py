@@ -66,6 +66,7 @@ def test_a_simulator_prints_nothing_and_leaves_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_launch_takes_a_few_milliseconds_at_most(simulator: Simulator) -> None:
     simulator.launch(LAUNCH, 10_000)
     times = []
