@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup
 demo: $(STAMP) ## damage LeNet-5 on a faulty accelerator (its RTL) and retrain it there
 	@$(VENV)/redline demo $(ARGS)
 
-test: $(STAMP) ## the fast tests
+test: $(STAMP) ## the fast tests; lists what was skipped and how to have it
 	$(VENV)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 sim: $(STAMP) ## the RTL benches (WAVES=1 leaves an FST of what failed)
