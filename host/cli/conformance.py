@@ -71,7 +71,7 @@ def parsed(given: list[str]) -> dict[str, Any]:
         try:
             # Numbers, true and false; anything else is text.
             options[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[key] = value
     return options
 

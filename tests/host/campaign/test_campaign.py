@@ -410,6 +410,84 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         small.campaign().run(Trials(3), tmp_path, workers=0)
 
 
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        ("UPDATE outcome SET masked = 1 - masked WHERE number = 1", "the checksum of trial 1"),
+        ("UPDATE outcome SET image = image + 1 WHERE number = 0 AND position = 0", "the checksum of trial 0"),
+        ("UPDATE outcome SET top1 = 'x' WHERE number = 2 AND position = 0", "the checksum of trial 2"),
+        ("DELETE FROM outcome WHERE number = 2", "the checksum of trial 2"),
+        ("DELETE FROM outcome WHERE number = 1 AND position = 3", "the checksum of trial 1"),
+        ("UPDATE trial SET digest = digest || '0' WHERE number = 2", "the checksum of trial 2"),
+        ("UPDATE trial SET bit = bit + 1 WHERE number = 0", "the checksum of trial 0"),
+        ("DELETE FROM seal WHERE number = 1", "the checksum of trial 1"),
+        ("PRAGMA foreign_keys = OFF; DELETE FROM trial WHERE number = 2", "outcomes of trial 2, which is not there"),
+        ("PRAGMA foreign_keys = OFF; DELETE FROM trial WHERE number = 0", "checksum of trial 1|outcomes of trial 0"),
+        ("UPDATE meta SET value = '2' WHERE key = 'settled'", "the checksum of its description"),
+        ("UPDATE meta SET value = replace(value, '4', '5') WHERE key = 'fingerprint'", "checksum of its description"),
+        ("UPDATE meta SET value = '{' WHERE key = 'sha256'", "its sha256 cannot be read"),
+        ("CREATE VIEW more AS SELECT * FROM trial", "its tables are others"),
+        ("ALTER TABLE trial ADD COLUMN more", "its tables are others"),
+        ("DROP TABLE session", "its tables are others"),
+    ],
+)
+def test_a_changed_row_is_never_counted(damage: str, match: str, tmp_path: Path) -> None:
+    path = tmp_path / STORE
+    with Store(path, {"arms": {"a": {}}, "images": 4}) as store:
+        trials = [TrialRow(n, 1, f"{n}", "conv1", "mac", 3, 4, 5) for n in range(3)]
+        store.add(
+            trials, [OutcomeRow(n, "a", p, 5, 1, None, None, 0, 0, 1, 1, 1, 1) for n in range(3) for p in range(4)]
+        )
+    with sqlite3.connect(path) as db:
+        db.executescript(damage)
+    db.close()
+    for fingerprint in (None, {"arms": {"a": {}}, "images": 4}):
+        with pytest.raises(StoreError, match=f"damaged: .*({match}).*; restore a copy, or run anew"):
+            Store(path, fingerprint)
+
+
+def test_advice_for_what_is_not_damaged_loses_no_trial(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db", {"arms": {"a": {}}})
+    trials = [TrialRow(n, 1, "x" * 1000) for n in range(200)]
+    store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0] + 2}")
+    with pytest.raises(StoreError, match="is full; free some space and run this again: every trial") as full:
+        store.add(trials, [])
+    store._db.execute("PRAGMA max_page_count = 100000")
+    store.add(trials, [])  # nothing of it had stayed
+    assert len(store.done()) == 200
+    store._db.execute("PRAGMA busy_timeout = 10")
+    with sqlite3.connect(tmp_path / "s.db") as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="is locked; another process is writing to it: wait") as locked:
+            store.add([TrialRow(999, 1, "")], [])
+        other.execute("ROLLBACK")
+    other.close()
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreError, match="readonly database; mend the permissions") as readonly:
+        store.add([TrialRow(999, 1, "")], [])
+    store.close()
+    for said in (full, locked, readonly):
+        assert not any(word in str(said.value) for word in ("delete", "restart", "anew"))
+
+
+def test_rows_that_come_while_a_store_is_verified_are_no_damage(tmp_path: Path) -> None:
+    fingerprint = {"arms": {"a": {}}}
+
+    def write() -> None:
+        with Store(tmp_path / "s.db", fingerprint) as writer:
+            for number in range(300):
+                outcomes = [OutcomeRow(number, "a", at, 5, 1, None, None, 0, 0, 1, 1, 1, 1) for at in range(4)]
+                writer.add([TrialRow(number, 1, "")], outcomes)
+
+    with Store(tmp_path / "s.db", fingerprint) as reader:
+        thread = threading.Thread(target=write)
+        thread.start()
+        while thread.is_alive():
+            reader._verify()
+        thread.join()
+        assert len(reader.done()) == 300
+
+
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     small.campaign().run(Trials(3), tmp_path, workers=0)
     with sqlite3.connect(tmp_path / STORE) as db:

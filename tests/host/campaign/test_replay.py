@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pywellen import Waveform
 
@@ -118,6 +119,36 @@ def test_what_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
         replay(folder, 0, arm="x")
     with pytest.raises(CampaignError, match="trial 0 has images 0 to 1, not 2"):
         replay(folder, 0, position=2)
+
+
+def test_files_that_are_not_the_campaigns_are_never_replayed(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from host.campaign.worker import DATA, DamagedData, data_file
+    from host.program.program import ProgramError
+
+    def changed(name: str, content: bytes) -> Path:
+        copy = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(folder, copy)
+        (copy / name).write_bytes(content)
+        return copy
+
+    whole = (folder / DATA).read_bytes()
+    wrong = bytearray(whole)
+    wrong[-100] ^= 1
+    other = data_file(np.zeros((20, 1, 28, 28), np.int8), np.zeros(20, np.int64))
+    with pytest.raises(DamagedData, match="its checksum does not match; run the campaign's command again"):
+        replay(changed(DATA, bytes(wrong)), 0)
+    for content in (b"", whole[:1000], b"x" * 1000):
+        with pytest.raises(DamagedData, match="run the campaign's command again"):
+            replay(changed(DATA, content), 0)
+    with pytest.raises(CampaignError, match="the images of another campaign"):
+        replay(changed(DATA, other), 0)
+    program = (folder / "programs" / "clp.safetensors").read_bytes()
+    with pytest.raises(CampaignError, match="the program of arm 'original' is of another campaign"):
+        replay(changed("programs/original.safetensors", program), 0)
+    with pytest.raises(ProgramError, match="damaged"):
+        replay(changed("programs/original.safetensors", program[:-1]), 0)
 
 
 def test_a_record_that_the_rtl_contradicts_is_an_error(folder: Path, tmp_path: Path) -> None:
