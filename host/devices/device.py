@@ -76,8 +76,8 @@ class Device(ABC):
     units: int = 1
     reads_events: bool = True
     knows_conditions: bool = False
-    _made_with: tuple[str, Config, dict[str, Any]] | None = None
-    """Arguments of `redline.device`, with which a process that loads it makes one like it."""
+    _made_with: tuple[Callable[..., Device], tuple[str, Config, dict[str, Any]]] | None = None
+    """How a process that loads it makes one like it: `redline.device` says so of those that it makes."""
 
     @abstractmethod
     def launch(self, launch: Launch) -> LaunchReport:
@@ -205,9 +205,7 @@ class Device(ABC):
                 f"this {self.name} device cannot be pickled: it was not made by redline.device(), so that it is not "
                 "known how to make it again"
             )
-        from host.devices.registry import again  # it imports Device
-
-        return again, self._made_with
+        return self._made_with
 
     def __enter__(self) -> Self:
         return self

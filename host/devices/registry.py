@@ -62,7 +62,7 @@ def again(name: str, config: Config, options: dict[str, Any]) -> Device:
     """The device of a name, an accelerator and its own options: what a pickled device stands for."""
     made = device_class(name)(config, **options)
     assert isinstance(made, Device)
-    made._made_with = (name, config, options)
+    made._made_with = (again, (name, config, options))
     return made
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from host.devices.device import Device
+if TYPE_CHECKING:
+    from host.devices.device import Device
 
 
 @dataclass
