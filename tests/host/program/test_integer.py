@@ -70,7 +70,7 @@ def test_normalisation_is_run_as_a_layer() -> None:
     layer = Layer("l", (INPUT,), *fixed, placement="cpu", operator="lrn", normalisation=how)
     nothing = np.zeros((3, 1, 1, 1), np.int8), np.zeros(3, np.int32)
     outputs = run_layer(np.array([2, 0, 4], np.int8).reshape(1, 3, 1, 1), *nothing, layer)
-    assert outputs.conv.reshape(-1).tolist() == outputs.pooled.reshape(-1).tolist() == [3, 0, 2]
+    assert outputs.conv.reshape(-1).tolist() == outputs.out.reshape(-1).tolist() == [3, 0, 2]
 
 
 def test_sums_wrap_at_32_bits() -> None:
