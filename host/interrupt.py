@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during long work (retraining, a campaign), after its state was saved."""
+
+
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C only sets a flag, so that a step is never half done; a second Ctrl-C interrupts at once."""

@@ -31,7 +31,7 @@ from host.devices.emulator import native
 from host.devices.emulator.device import EmulatorDevice
 from host.faults.plan import SITES, extents
 from host.faults.spec import brief
-from host.interrupt import deferred_interrupt
+from host.interrupt import Interrupted, deferred_interrupt
 from host.program.layers import INPUT
 from host.program.program import Program
 from host.stats import Clustered, planned_trials
@@ -57,10 +57,6 @@ Progress = Callable[[int, int, str], None]
 
 class CampaignError(RedlineError, ValueError):
     """A campaign cannot be run as asked; the message says why and what to do."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a campaign, after what was being worked on was stored."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from host.faults.models import Combined, Fault, SoftErrors
 from host.faults.overclock import Overclock
 from host.faults.stuck import StuckAt
 from host.store.sealed import read_sealed, write_sealed
-from host.training.train import checkpoint_weights
+from host.training.checkpoint import load_checkpoint
 from host.training.twin import Twin, attach
 from hw.errors import RedlineError
 from hw.files import ReadError
@@ -267,6 +267,6 @@ def _load(net: torch.nn.Module, path: Path) -> None:
         except SafetensorError:
             checkpoint = False  # what is wrong with it is said below
         if checkpoint:
-            net.load_state_dict(checkpoint_weights(path))
+            load_checkpoint(net, path)
             return
     models.load_weights(net, path)

