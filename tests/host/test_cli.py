@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from host import cli, doctor, models
 from host.campaign.analyses import sensitivity
+from host.cli import conformance
 from host.cli.app import console, fail
 from host.cli.study import open_folder, run_folder, show_table
 from host.datasets import data
@@ -22,6 +24,7 @@ from host.program.program import Program
 from host.stats import Clustered
 from host.studies import workbench
 from host.studies.report.document import Table
+from hw.errors import RedlineError
 from sim import tools
 from tests.needs import needs_data
 
@@ -190,6 +193,61 @@ def test_layers_of_any_name_are_drawn(name: str) -> None:
         sensitivity.Sensitivity("arm", [name], {(name, "mac", 3): rates}, {name: rates}, {("mac", 3): rates})
     )
     assert drawn.png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RedlineError("[/red] is wrong"), "error: [/red] is wrong"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "error: x: No space left on device"),
+        (OSError(errno.EIO, "Input/output error"), "error: [Errno 5] Input/output error"),
+        (MemoryError(), "error: there is not enough memory"),
+        (RecursionError("deep\nand more"), "error: unexpected RecursionError: deep; this is a defect: please report"),
+        (KeyError("x"), "error: unexpected KeyError: 'x'; this is a defect"),
+        (BrokenPipeError(), ""),
+    ],
+)
+def test_the_command_line_shows_a_line_and_never_a_traceback(
+    raised: BaseException, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    found = capsys.readouterr().err
+    assert found.startswith(said)
+    assert len(found.splitlines()) == bool(said)
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "host.cli", "timing", "show", "--static"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "{", "1e", '"'])
+def test_an_option_that_is_no_json_is_text(value: str) -> None:
+    assert conformance.parsed([f"a={value}"]) == {"a": value}
 
 
 def test_verify_agrees_with_itself_and_prints_json() -> None:
