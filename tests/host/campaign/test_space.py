@@ -33,6 +33,15 @@ def program() -> Program:
 # -- the order
 
 
+def test_orders_are_those_of_every_campaign_so_far() -> None:
+    # A campaign that is taken up, or made longer, must find the faults that it began with.
+    assert [Permutation(10, ("faults", 1))(i) for i in range(10)] == [0, 4, 2, 7, 5, 8, 9, 1, 3, 6]
+    million = Permutation(1_000_003, ("images", 7))
+    assert [million(i) for i in range(6)] == [398015, 173491, 149451, 783599, 73470, 237524]
+    long = Permutation(2**40, ("faults", 10**80))  # more digits than BLAKE2b's keys have bytes
+    assert [long(i) for i in range(2)] == [879096542057, 157674317321]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 700), st.integers(0, 2**40))
 def test_a_permutation_holds_every_place_once(size: int, seed: int) -> None:

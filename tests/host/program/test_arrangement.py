@@ -62,6 +62,8 @@ def test_grouped_weights_survive_the_round_trip(groups: int, inner: int, outer: 
         (16, 16, 16, (4, 4), 1, (0, 1, 2, 3), (1, 1)),
         # Two output groups a plane; the last holds no channel, and the rule speaks of it, too.
         (6, 6, 6, (2, 4), 1, (0, 0, 1, 1), (2, 1)),
+        # Two groups: the second's planes are met by the second output group.
+        (8, 8, 2, (4, 4), 1, (0, 1), (1, 1)),
         # Two planes an output group.
         (16, 16, 16, (8, 4), 2, (0, 2), (1, 2)),
         # Three groups of six channels: planes 0 and 1, 1 and 2, 3 and 4. No P and S give 0, 1, 3.
@@ -98,3 +100,13 @@ def test_planes_lie_by_source_or_as_output_groups_need_them() -> None:
     operands = tuple(channel for pair in zip(range(8), range(8, 16), strict=True) for channel in pair)
     assert order(reads(1, None)) == order(reads(1, operands)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert order(reads(8, operands)) == [(0, 0), (1, 0), (0, 1), (1, 1)]  # an addition's
+
+
+def test_channels_are_gathered_in_the_order_in_which_they_are_chosen() -> None:
+    a, b = np.arange(4, dtype=np.int8).reshape(1, 2, 1, 2), np.arange(10, 14, dtype=np.int8).reshape(1, 2, 1, 2)
+    fixed = ((1, 1), (1, 1), (0, 0), False, None, 0, (0,), 0)
+    whole = Layer("l", ("a", "b"), (4, 1, 2), 1, *fixed, source_channels=(2, 2))
+    assert arrangement.gather({"a": a, "b": b}, whole).tolist() == [[[[0, 1]], [[2, 3]], [[10, 11]], [[12, 13]]]]
+    chosen = Layer("l", ("b", "a"), (3, 1, 2), 1, *fixed, source_channels=(2, 2), channels=(3, 0, 2))
+    assert arrangement.gather({"a": a, "b": b}, chosen).tolist() == [[[[2, 3]], [[10, 11]], [[0, 1]]]]
+    assert arrangement.gather({"a": a}, Layer("l", ("a",), (2, 1, 2), 1, *fixed)) is a
