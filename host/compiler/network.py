@@ -195,7 +195,8 @@ def _check_kinds(net: nn.Module) -> None:
             isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes
         ):
             raise CompileError(what, "it is an exported module", "pass the wrapped module: the one that was exported")
-        if type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule):
+        own_call = type(module).__call__ is not nn.Module.__call__
+        if own_call and not isinstance(module, fx.GraphModule) and not type(module).__module__.startswith("torch."):
             raise CompileError(what, "its class has a __call__ of its own", "give it a forward instead")
         own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         for tensor_name, tensor in own:
@@ -214,15 +215,25 @@ def _check_kinds(net: nn.Module) -> None:
             if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
                 kind_of = "complex" if tensor.is_complex() else "quantised" if tensor.is_quantized else "sparse"
                 raise CompileError(what, f"its {tensor_name} is {kind_of}", "use dense floating-point tensors")
+            if isinstance(module, WEIGHTED) and tensor_name in ("weight", "bias") and not tensor.is_floating_point():
+                raise CompileError(what, f"its {tensor_name} is {tensor.dtype}", "use floating-point weights")
     _check_arguments(net)
 
 
 def _check_arguments(net: nn.Module) -> None:
-    """Refuse a forward that one image tensor is not enough for."""
+    """Refuse a forward that cannot be given one tensor of images, and nothing else."""
+    if type(net).forward is nn.Module.forward:
+        raise CompileError(type(net).__name__, "it has no forward", "pass a module that computes something of images")
     if isinstance(net, fx.GraphModule):
         needed = [node.name for node in net.graph.nodes if node.op == "placeholder" and not node.args]
     else:
         parameters = list(inspect.signature(type(net).forward).parameters.values())[1:]
+        if not any(
+            one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in parameters
+        ):
+            raise CompileError(
+                type(net).__name__, "its forward takes no images", "let its first argument be the images, by position"
+            )
         needed = [
             one.name
             for one in parameters
@@ -234,21 +245,23 @@ def _check_arguments(net: nn.Module) -> None:
 
 def _copied(net: nn.Module) -> nn.Module:
     """A copy for tracing, which may change as it runs."""
-    # Tensors that a hook computed are not leaves, and refuse to be copied.
-    memo: dict[int, Any] = {}
-    for module in net.modules():
-        for value in vars(module).values():
-            for tensor in _held(value):
-                if not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
     try:
-        return copy.deepcopy(net, memo)
+        return copy.deepcopy(net, computed_tensors(net))
     except Exception as error:  # whatever the attributes of the network's own classes raise
         raise CompileError(
             type(net).__name__,
             f"it cannot be copied ({error})",
             "keep what cannot be copied (locks, generators, open files) outside the network",
         ) from error
+
+
+def computed_tensors(net: nn.Module) -> dict[int, Any]:
+    """Copies of a network's tensors that are no leaves (hooks computed them), as a memo: deepcopy refuses them."""
+    memo: dict[int, Any] = {}
+    for module in net.modules():
+        for value in vars(module).values():
+            memo |= {id(tensor): tensor.detach().clone() for tensor in _held(value) if not tensor.is_leaf}
+    return memo
 
 
 def _held(value: object) -> Iterator[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from torch import nn
 from torch._compile import _disable_dynamo
 
 from host.compiler.compile import calibration_images, compile_graph
+from host.compiler.network import computed_tensors
 from host.compiler.trace import Follower, Graph, some_image, trace
 from host.devices.device import Device, Int8, LaunchReport
 from host.devices.runtime import Outputs
@@ -256,6 +258,14 @@ class Twin(nn.Module):
             raise AttachError("a twin cannot be copied while faults are on: leave the context first, or copy twin.net")
         made_anew = {"runtime", "_last", "_geometry", "_turn", "_written", "_recomputed"}
         return {key: value for key, value in self.__dict__.items() if key not in made_anew}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Twin:
+        # What pruning and the old weight norm computed is no leaf, which copies of the network alone stumble over.
+        memo |= computed_tensors(self.net)
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -103,6 +103,7 @@ UNDERSTOOD: dict[str, Callable[[], nn.Module]] = {
     "an optional argument": Masked,
     "one convolution": lambda: nn.Conv2d(1, 4, 3),
     "one linear layer in a Sequential": lambda: nn.Sequential(nn.Flatten(), nn.Linear(100, 3)),
+    "a list of parameters": lambda: WithParameters(),
     "a graph module": lambda: fx.symbolic_trace(base()),
     "an averaged model": averaged,
     "lazy no longer": materialised,
@@ -255,6 +256,32 @@ def assigned(net: Body, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, *, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+def with_weight(dtype: torch.dtype) -> nn.Module:
+    net = base()
+    net[0].weight = nn.Parameter(net[0].weight.detach().to(dtype), requires_grad=False)
+    return net
+
+
+class WithParameters(nn.Module):
+    """A list of parameters beside what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.more = nn.Conv2d(1, 4, 3), nn.ParameterList([torch.ones(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
 class Counting(nn.Module):
     """Computes something else every other time."""
 
@@ -312,6 +339,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (draws(random.random), "'Body': its forward draws random numbers in evaluation mode"),
     (draws(np.random.rand), "'Body': its forward draws random numbers in evaluation mode"),
     (lambda: Body(lambda n, x: relu(n.conv(x))), "'relu': this operator is not supported"),
+    (lambda: nn.ModuleList([nn.Conv2d(1, 4, 3)]), "'ModuleList': it has no forward; pass a module that"),
+    (ByKeyword, "'ByKeyword': its forward takes no images; let its first argument"),
+    (lambda: with_weight(torch.int8), r"'0 \(Conv2d\)': its weight is torch.int8; use floating-point weights"),
     (lambda: Body(second_name), "'Body': its trace computes something else than the network itself .* second name"),
     (lambda: Body(collected), "'Body': its trace computes something else than the network itself"),
     (Counting, "'Counting': its trace computes something else than the network itself .* no count"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -85,6 +86,7 @@ def test_computed_weights_have_their_value_and_their_parameters_the_rules_gradie
     state = {key: value.clone() for key, value in net.state_dict().items()}
     twin = twin_of(net)
     straight_through.check(twin, X)
+    straight_through.check(copy.deepcopy(twin), X)
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     # The twin follows training.
     optimiser = torch.optim.SGD([one for one in net.parameters() if one.requires_grad], 0.05)
