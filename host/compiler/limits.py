@@ -36,7 +36,8 @@ def is_fully_connected(layer: Layer) -> bool:
 
 def check_layer(layer: Layer, config: Config) -> None:
     """Raise `CompileError` unless the layer is well formed and, where placed there, fits the accelerator."""
-    if layer.operator == "lrn":
+    # The accelerator refuses it anyway, with its own remedy.
+    if layer.operator == "lrn" and (layer.normalisation is not None or layer.placement != "accelerator"):
         check_normalisation(layer)
     check_arithmetic(layer)
     if layer.operator != "lrn" and config.arithmetic == "pipecnn":
@@ -109,7 +110,8 @@ def check_pipecnn(layer: Layer) -> None:
 def check_normalisation(layer: Layer) -> None:
     """What `host.program.lrn` can compute: squares that 32 bits add up, factors that 64 bits hold and round well."""
     how = layer.normalisation
-    assert how is not None
+    if how is None:
+        raise CompileError(layer.name, "it normalises, but nothing says how", "correct the layer")
     if how.size < 1 or how.size * sums.MOST > sums.LIMIT:
         raise CompileError(
             layer.name,
