@@ -257,6 +257,8 @@ class Store:
             kind = getattr(error, "sqlite_errorcode", None)
             remedy = DAMAGED if kind is None else REMEDIES.get(kind & 0xFF, DAMAGED)
             raise StoreError(f"{self.path}: {error}; {remedy}") from error
+        except UnicodeError as error:
+            raise self._damaged("it has texts that are none") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

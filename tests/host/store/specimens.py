@@ -32,7 +32,7 @@ from host.faults.plan import FaultPlan
 from host.models.pickled_arrays import read_arrays
 from host.program.program import Program
 from host.run import Run
-from host.training.train import checkpoint_weights, save_weights
+from host.training.checkpoint import checkpoint_weights, save_weights
 from hw.config import Config
 from hw.delays import Table
 from sim.timing import shipped
@@ -88,7 +88,7 @@ def specimens(folder: Path) -> dict[str, Specimen]:
 
     path = place("checkpoint.safetensors")
     save_weights(path, net)
-    found["checkpoint"] = Specimen(path, lambda path=path: _bytes(checkpoint_weights(path)), checked=False)
+    found["checkpoint"] = Specimen(path, lambda path=path: _bytes(checkpoint_weights(path)))
 
     path = place("weights.safetensors")
     save_file(net.state_dict(), path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from host.store.files import PART
-from host.training.train import checkpoint_weights
+from host.training.checkpoint import checkpoint_weights
 from tests.host.training import killed
 
 ROOT = Path(__file__).parents[3]
