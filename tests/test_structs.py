@@ -40,7 +40,7 @@ def printed(tmp_path: Path, code: str) -> str:
     try:
         compiler = find_compiler()
     except ToolError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"install: {error}")
     (tmp_path / "main.cpp").write_text(code)
     command = [str(compiler.path), "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "main.cpp", "-o", "main"]
     subprocess.run(command, cwd=tmp_path, check=True)
