@@ -283,6 +283,7 @@ def _random_state() -> tuple[Any, ...]:
 
 
 _SIMPLE = (int, float, str, bool, type(None), torch.dtype, torch.device)
+_PLAIN = frozenset(_SIMPLE)
 _UNWATCHED = {"training", "_parameters", "_buffers", "_non_persistent_buffers_set", "_modules", *_HOOKS}
 
 
@@ -302,7 +303,7 @@ def marks(net: nn.Module) -> tuple[Any, ...]:
 
 
 def _mark(value: Any) -> Any:
-    if isinstance(value, _SIMPLE):
+    if type(value) in _PLAIN or isinstance(value, _SIMPLE):  # the first is faster, and nearly always so
         return value
     if isinstance(value, torch.Tensor):
         return "tensor"
