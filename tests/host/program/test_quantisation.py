@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from host.program.quantisation import best_frac, largest_safe_frac, quantise, quantise_bias
+from host.program.quantisation import best_frac, dequantise, largest_safe_frac, quantise, quantise_bias
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,9 @@ def test_a_tail_is_clipped_by_as_many_bits_as_lose_least(beyond: int, count: int
 def test_nothing_but_zeros_has_no_fraction() -> None:
     assert best_frac(np.zeros(5)) is None
     assert largest_safe_frac(np.zeros(0)) is None
+
+
+def test_integers_come_back_at_their_scales() -> None:
+    assert dequantise(np.array([3, -4], np.int8), 1).tolist() == [1.5, -2.0]
+    assert dequantise(np.array([3, -4], np.int8), np.array([-2, 2])).tolist() == [12.0, -1.0]
+    assert dequantise(np.array([1], np.int8), 0).dtype == np.float32
