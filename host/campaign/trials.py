@@ -57,7 +57,8 @@ class SingleFault:
     @classmethod
     def made_from(cls, values: dict[str, Any]) -> SingleFault:
         """The one of the values that `spec` gave."""
-        return cls(**values)
+        made: SingleFault = spec.made_of(cls, values)
+        return made
 
     @staticmethod
     def words(brief: Spec) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from host.faults.models import Fault
 from host.faults.plan import EVERY_IMAGE, SITE_BITS, SITES, FaultPlan, extents
 from host.faults.random_streams import IDS
+from host.faults.spec import Spec
 from host.program.program import Program
 
 
@@ -40,6 +41,10 @@ class FlipCount(Fault):
             raise ValueError(f"the number of flips must be 0 or more, not {self.count}")
         if self.site not in SITES:
             raise ValueError(f"flips happen at {', '.join(SITES)}, not at {self.site!r}")
+
+    @classmethod
+    def words(cls, brief: Spec) -> str:
+        return f"{brief['count']} flips of {brief['site']} in each image"
 
     @property
     def sites(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -46,8 +46,8 @@ class Fault(ABC):
     def spec(self) -> Spec:
         """The whole model as JSON values, long ones with their SHA-256: `Fault.from_spec` makes an equal one of it.
 
-        A dataclass is described by its fields. Any other class gives its own, with `spec.name_of(type(self))` under
-        "model", and takes it in `made_from`.
+        A class whose objects hold numbers, texts, arrays, other models, or lists and mappings of them has nothing to
+        add. Any other gives its own, with `spec.name_of(type(self))` under "model", and takes it in `made_from`.
 
         Raises
         ------
@@ -73,7 +73,8 @@ class Fault(ABC):
     @classmethod
     def made_from(cls, values: dict[str, Any]) -> Fault:
         """The model of the values that `spec` gave, lists as tuples."""
-        return cls(**values)
+        made: Fault = spec.made_of(cls, values)
+        return made
 
     @classmethod
     def words(cls, brief: Spec) -> str:
@@ -180,8 +181,8 @@ class SoftErrors(Fault):
     sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate must be from 0 to 1, not {self.rate}")
+        if isinstance(self.rate, bool | str) or not 0 <= self.rate <= 1:
+            raise ValueError(f"rate must be from 0 to 1, not {self.rate!r}")
         if self.per not in ("bit", "mac"):
             raise ValueError(f'per must be "bit" or "mac", not {self.per!r}')
         legal = STORED_SITES if self.per == "bit" else ("mac",)
@@ -189,7 +190,8 @@ class SoftErrors(Fault):
         for site in chosen:
             if site not in legal:
                 raise ValueError(f"a rate per {self.per} has the sites {', '.join(legal)}, not {site!r}")
-        object.__setattr__(self, "sites", chosen)
+        # A site named twice would have the same flips twice, which cancel.
+        object.__setattr__(self, "sites", tuple(dict.fromkeys(chosen)))
         object.__setattr__(self, "rate", float(self.rate))
 
     @classmethod

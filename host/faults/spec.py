@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -149,17 +151,35 @@ def model_from(spec: Any) -> Any:
         )
     values = {key: value_from(value) for key, value in spec.items() if key != "model"}
     try:
-        return found.made_from(values)
+        made = found.made_from(values)
+        same = digest(made.spec()) == digest(spec)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise SpecError(f"the description of {spec['model']} is damaged: {error}") from error
+    if not same:
+        raise SpecError(f"the description of {spec['model']} is damaged: it says something else than what it makes")
+    return made
 
 
 def class_of(spec: Any) -> Any:
     """The class that a description is of; None if it is not known here."""
     name = spec.get("model") if isinstance(spec, dict) else None
-    return _models.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    if name in OURS:
+        import_module(OURS[name])
+    return _models.get(name)
 
 
+OURS = {
+    "Combined": "host.faults.models",
+    "FlipCount": "host.faults.count",
+    "Overclock": "host.faults.overclock",
+    "Replay": "host.faults.models",
+    "SingleFault": "host.campaign.trials",
+    "SoftErrors": "host.faults.models",
+    "StuckAt": "host.faults.stuck",
+}
+"""Where our own models register themselves."""
 _models: dict[str, type] = {}
 
 
@@ -181,20 +201,35 @@ def words(described: Spec) -> str:
 
 
 def fields_spec(model: Any, name: str) -> Spec:
-    """The description of a dataclass by its fields.
+    """The description of an object by what it holds: its fields, if it is a dataclass, and its attributes.
 
     Raises
     ------
     SpecError
-        If it is no dataclass.
+        If it holds something that cannot be described.
     """
-    if not dataclasses.is_dataclass(model):
-        raise SpecError(
-            f"the fault model {name} cannot be described, so that nothing which depends on it could be resumed: make "
-            "it a dataclass, or give it spec() and from_spec()"
-        )
-    values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.init}
-    return {"model": name} | {key: value_spec(value, f"{name}, {key}") for key, value in values.items()}
+    held = dict(vars(model)) if hasattr(model, "__dict__") else {}
+    if dataclasses.is_dataclass(model):
+        fields = dataclasses.fields(model)
+        held = {field.name: getattr(model, field.name) for field in fields} | held
+        for field in fields:
+            if not field.init:
+                del held[field.name]
+    for key in [key for key in held if isinstance(getattr(type(model), key, None), cached_property)]:
+        del held[key]  # follows from the rest
+    if "model" in held:
+        raise SpecError(f"{name} has an attribute 'model', where a description has the class's name: rename it")
+    return {"model": name} | {key: value_spec(value, f"{name}, {key}") for key, value in held.items()}
+
+
+def made_of(cls: type[Any], values: dict[str, Any]) -> Any:
+    """An object of a class that holds these values."""
+    taken = {field.name for field in dataclasses.fields(cls) if field.init} if dataclasses.is_dataclass(cls) else set()
+    made = cls(**{key: value for key, value in values.items() if key in taken}) if taken else object.__new__(cls)
+    for key, value in values.items():
+        if key not in taken:
+            object.__setattr__(made, key, value)
+    return made
 
 
 def _same(value: Any, hashed: str, spec: Spec) -> Any:

@@ -18,7 +18,7 @@ from host.faults.count import FlipCount
 from host.faults.models import Combined, Fault, Replay, SoftErrors
 from host.faults.overclock import Overclock
 from host.faults.plan import SITES, FaultPlan
-from host.faults.spec import KINDS, SpecError, brief, name_of
+from host.faults.spec import KINDS, OURS, SpecError, brief, name_of
 from host.faults.stuck import StuckAt
 from host.models import lenet5
 from host.program.program import Program
@@ -60,6 +60,15 @@ class Bare(Fault):
 
     def draw(self, program: Program, first_image: int, images: int, seed: int) -> FaultPlan:
         return FaultPlan.of(program.names)
+
+
+class Ordinary(Bare):
+    """One that is no dataclass."""
+
+    where: Any
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
 
 
 class Described(Bare):
@@ -182,9 +191,50 @@ def test_a_description_loads_no_module() -> None:
     assert "antigravity" not in sys.modules
 
 
-def test_a_model_that_says_nothing_of_itself_is_refused_with_the_remedy() -> None:
-    with pytest.raises(SpecError, match=r"test_spec:Bare cannot be described.*make it a dataclass, or give it spec"):
-        Bare().spec()
+def test_an_ordinary_class_is_described_by_what_it_holds() -> None:
+    model = Ordinary(0.5)
+    model.where = [1, 2]
+    spec = json.loads(json.dumps(model.spec()))
+    assert spec == {"model": f"{__name__}:Ordinary", "strength": 0.5, "where": [1, 2]}
+    again = Fault.from_spec(spec)
+    assert isinstance(again, Ordinary)
+    assert (again.strength, again.where, again.digest) == (0.5, (1, 2), model.digest)
+    assert Ordinary(0.25).digest != Ordinary(0.5).digest
+    assert Bare().digest == Bare().digest != Ordinary(0.5).digest
+
+
+def test_what_a_class_adds_to_a_model_of_ours_counts() -> None:
+    class Louder(SoftErrors):
+        volume = 1
+
+    model, other = Louder(1e-3), Louder(1e-3)
+    object.__setattr__(other, "volume", 11)
+    assert model.digest != other.digest
+    again = Fault.from_spec(other.spec())
+    assert isinstance(again, Louder)
+    assert (again.volume, again.rate) == (11, 1e-3)
+
+
+def test_a_site_that_is_named_twice_is_hit_once(program: Program) -> None:
+    twice = SoftErrors(1e-3, sites=("weight", "feature", "weight"))
+    assert twice.sites == ("weight", "feature")
+    assert twice.draw(program, 0, 2, 1) == SoftErrors(1e-3, sites=("weight", "feature")).draw(program, 0, 2, 1)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_our_own_models_are_found_in_a_process_that_has_not_imported_them(name: str) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from host.faults.spec import class_of; print(class_of({{'model': {name!r}}}).__name__)",
+        ],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == name
 
 
 @pytest.mark.parametrize(
@@ -215,6 +265,9 @@ def test_values_that_cannot_be_described_are_named(value: Any, why: str) -> None
         {"model": "Overclock", "period_ps": 0, "voltage_scale": 1, "delay_table": None},
         {"model": "Replay", "plan": {"plan": {}, "sha256": "", "layers": []}},
         {"model": "Combined", "parts": 3},
+        {"model": "SoftErrors", "rate": True},
+        {"model": "SoftErrors", "rate": 0.5, "per": "bit", "sites": ["weight", "weight"]},
+        {"model": "FlipCount", "count": 3.0, "site": "mac"},
         {"model": "SingleFault", "sites": ["mac"], "layers": []},
     ],
     ids=str,
