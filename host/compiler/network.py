@@ -292,7 +292,7 @@ def marks(net: nn.Module) -> tuple[Any, ...]:
 
     Classes, children, hooks and attributes of all modules; no values of tensors. Other marks may be the same graph.
     """
-    found: list[Any] = [tuple(tuple(getattr(torch_module, attribute)) for attribute in _GLOBAL_HOOKS)]
+    found: list[Any] = [_global_hooks()]
     for name, module in net.named_modules():
         own = vars(module)
         found.append((name, type(module), id(type(module).forward)))
@@ -300,6 +300,60 @@ def marks(net: nn.Module) -> tuple[Any, ...]:
         found.append(tuple((child, id(value)) for child, value in own["_modules"].items()))
         found.append(tuple((key, _mark(value)) for key, value in own.items() if key not in _UNWATCHED))
     return tuple(found)
+
+
+class Snapshot:
+    """Finds out quickly that a network's marks are what they were: nearly always, before every forward pass.
+
+    Keeps copies of the modules' attributes and compares them as dicts, which looks at identities first. What cannot be
+    compared so (containers of more than plain values) makes it say no, and then `marks` decide.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._hooks = _global_hooks()
+        self._modules: list[tuple[nn.Module, type, Any, dict[str, Any]]] | None = []
+        for module in net.modules():
+            own = {key: _copied_plain(value) for key, value in vars(module).items() if key not in _FOLLOWED}
+            if any(value is _NO_COPY for value in own.values()):
+                self._modules = None
+                return
+            self._modules.append((module, type(module), type(module).forward, own))
+
+    def holds(self) -> bool:
+        """Whether nothing has changed; False also means that it cannot be told."""
+        if self._modules is None or self._hooks != _global_hooks():
+            return False
+        try:
+            for module, kind, forward, own in self._modules:
+                now = vars(module)
+                for key in _FOLLOWED:
+                    if key in now:
+                        own[key] = now[key]
+                if type(module) is not kind or kind.forward is not forward or now != own:
+                    return False
+        except Exception:  # comparing attributes of other people's classes may raise anything
+            return False
+        return True
+
+
+_FOLLOWED = ("training", "_parameters", "_buffers", "_non_persistent_buffers_set")
+"""Attributes whose values are read anew at each pass."""
+_NO_COPY = object()
+
+
+def _global_hooks() -> tuple[Any, ...]:
+    return tuple(tuple(getattr(torch_module, attribute)) for attribute in _GLOBAL_HOOKS)
+
+
+def _copied_plain(value: Any) -> Any:
+    """A value to compare with later: containers copied, since they may change in place."""
+    if isinstance(value, (list, tuple, set)):
+        plain = all(isinstance(part, _SIMPLE) for part in value)
+    elif isinstance(value, dict):
+        plain = all(isinstance(part, (*_SIMPLE, nn.Module)) or callable(part) for part in value.values())
+    else:
+        return value
+    return copy.copy(value) if plain else _NO_COPY
 
 
 def _mark(value: Any) -> Any:

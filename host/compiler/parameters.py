@@ -45,11 +45,11 @@ class Origin:
         CompileError
             If the batch norm has no running statistics.
         """
-        weight, bias = map(_single, tensors(net.get_submodule(self.module), "weight", "bias"))
+        weight, bias = map(_single, tensors(submodule(net, self.module), "weight", "bias"))
         assert weight is not None
         if self.norm is None:
             return weight, bias
-        bn = net.get_submodule(self.norm)
+        bn = submodule(net, self.norm)
         gamma, beta, mean, variance = map(_single, tensors(bn, "weight", "bias", "running_mean", "running_var"))
         if mean is None or variance is None:
             raise CompileError(
@@ -65,15 +65,28 @@ class Origin:
         return folded, shifted if beta is None else shifted + beta
 
 
+def submodule(net: nn.Module, name: str) -> nn.Module:
+    """A module by its qualified name; "" is the network itself."""
+    found = net
+    for part in name.split(".") if name else ():
+        child = found._modules[part]
+        assert child is not None
+        found = child
+    return found
+
+
 def _single(x: torch.Tensor | None) -> torch.Tensor | None:
     return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def tensors(module: nn.Module, *names: str) -> tuple[torch.Tensor | None, ...]:
     """Tensors of a module as its next evaluation would find them: parametrisations and their hooks applied."""
-    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, PARAMETRISING)]
+    hooks: list[Any] = []
+    if module._forward_pre_hooks:
+        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, PARAMETRISING)]
     if not hooks and "parametrizations" not in module._modules:
-        return tuple(getattr(module, name) for name in names)
+        own = module._parameters  # what getattr finds there, but sooner: this is asked before each forward pass
+        return tuple(own[name] if name in own else getattr(module, name) for name in names)
     shadow = _shadow(module)
     for hook in hooks:
         hook(shadow, ())

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 import torch
@@ -370,9 +370,8 @@ class Twin(nn.Module):
             if recording and meeting.faults is not None and self.gradient == "clean":
                 through = self._run(images, True, CLEAN)
             program = self.program
-        # A network of buffers alone is a network, too.
-        tensors = chain(self.net.parameters(), self.net.buffers())
-        home = next(tensor for tensor in tensors if tensor.is_floating_point())
+            # Any of its weights is where the network is, and of its type.
+            home, _ = next(iter(self._written.values()))
         shape = (len(x), *self._follower.out_shape)
         if recording:
             return self._through(program, x.to(home.device), images, outputs, through, home).reshape(shape)
