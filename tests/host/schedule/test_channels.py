@@ -54,7 +54,7 @@ def granted(urgent: list[bool], asking: list[tuple[int, int]], latency: int = 10
     """(reader, granted, first beat, last beat) of one burst each, asked for by reader `index` in a cycle."""
     clock, found = Clock(), []
     channel = ReadChannel(clock, Config(), Memory(latency), len(asking))
-    channel.urgent = urgent
+    channel.urgent = [lambda it=it: it for it in urgent]
 
     def reader(index: int, cycle: int, beats: int) -> Process:
         yield cycle

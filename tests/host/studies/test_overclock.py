@@ -11,6 +11,7 @@ import pytest
 
 from host.faults.overclock import BeyondModel
 from host.run import RunError
+from host.store.sealed import read_sealed
 from host.studies import overclock
 from host.studies.overclock import OverclockSettings
 from hw.delays import Table
@@ -60,18 +61,18 @@ def test_below_the_static_limit_nothing_is_wrong_and_above_it_something_is(finis
     assert 180 < TINY.delays.static_fmax_mhz() < 200
     state = finished / "state"
     clean, slow, fast = (
-        json.loads((state / f"{name}.json").read_text())["digest"] for name in ("int8", "original 180", "original 200")
+        read_sealed(state / f"{name}.json")["result"]["digest"] for name in ("int8", "original 180", "original 200")
     )
     assert slow == clean
     assert fast != clean
-    errors = {mhz: json.loads((state / f"errors {mhz}.json").read_text())["layers"] for mhz in (180, 200)}
+    errors = {mhz: read_sealed(state / f"errors {mhz}.json")["result"]["layers"] for mhz in (180, 200)}
     assert all(layer[kind]["wrong"] == 0 for layer in errors[180] for kind in ("accumulator", "output"))
     assert all(layer["accumulator"]["wrong"] > 0 for layer in errors[200])
 
 
 def test_a_repeated_run_is_the_same_byte_for_byte_and_the_report_says_so(finished: Path) -> None:
     state = finished / "state"
-    first, again = (json.loads((state / f"original 200{end}.json").read_text()) for end in ("", " again"))
+    first, again = (read_sealed(state / f"original 200{end}.json")["result"] for end in ("", " again"))
     assert first["digest"] == again["digest"]
     assert "a repeated run gave the same outputs, byte for byte" in (finished / "report.md").read_text()
 
