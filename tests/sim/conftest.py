@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,11 +24,3 @@ def memory() -> Iterator[DeviceMemory]:
     memory = DeviceMemory(1 << 20)
     yield memory
     memory.close()
-
-
-@pytest.fixture
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working and temporary folder that no one else uses, for this process and those it starts."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

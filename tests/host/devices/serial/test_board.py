@@ -125,6 +125,7 @@ def test_lenet_runs_on_the_board(board: SimulatedBoard) -> None:
         compare(Runtime(program, serial).forward(x), Runtime(program, oracle).forward(x), "LeNet-5")
 
 
+@pytest.mark.usefixtures("own_place")
 @pytest.mark.timeout(120)  # and not forever
 def test_a_board_that_dies_is_an_error_and_leaves_nothing_behind() -> None:
     before = footprint()
