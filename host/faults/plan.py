@@ -45,6 +45,17 @@ _COLUMNS: dict[str, type] = {
 }
 
 
+_RANGES = {
+    "image": (EVERY_IMAGE, 2**63 - 1),
+    "layer": (0, 2**31 - 1),
+    "site": (0, len(SITES) - 1),
+    "output": (0, 2**63 - 1),
+    "step": (0, 2**31 - 1),
+    "bit": (0, max(SITE_BITS.values()) - 1),
+}
+"""Least and largest value of each column; what a network has of them is for `FaultPlan.check`."""
+
+
 class PlanError(RedlineError, ValueError):
     """A fault plan is damaged, or does not fit the network it should be used with."""
 
@@ -101,6 +112,8 @@ class FaultPlan:
         PlanError
             If a value is no whole number or is out of its column's range, or columns are of different lengths.
         """
+        if isinstance(layers, str):
+            raise PlanError(f"layers are names in a list, not the text {layers!r}")
         each = zip(_COLUMNS.items(), (image, layer, site, output, step, bit), strict=True)
         checked = [_column(name, kind, values) for (name, kind), values in each]
         try:
@@ -290,26 +303,38 @@ class FaultPlan:
 
 def _column(name: str, kind: type, values: npt.ArrayLike) -> npt.NDArray[Any]:
     """Values as a column of that integer type, none of them changed by that."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise PlanError(f"{name}: a masked array is no list of whole numbers")
+    if isinstance(values, (list, tuple)) and any(isinstance(value, (bool, np.bool_, float)) for value in values):
+        # Among whole numbers, numpy would make ones and rounded values of them.
+        values = np.asarray(values, object)
     try:
         a = np.atleast_1d(np.asarray(values))
     except (ValueError, TypeError, OverflowError) as error:
         raise PlanError(f"{name}: not a list of whole numbers ({error})") from error
-    if a.dtype == kind and a.ndim == 1:
-        return a
     if a.ndim != 1:
         raise PlanError(f"{name}: one value a flip is wanted, not an array of shape {a.shape}")
     if not a.size:
         return a.astype(kind)
-    if a.dtype.kind == "O" and all(isinstance(value, int) and not isinstance(value, bool) for value in a):
-        low, high = min(a), max(a)  # beyond int64
+    if a.dtype.kind == "O" and all(_is_whole(value) for value in a):
+        a = np.asarray([int(value) for value in a], object)
+        low, high = min(a), max(a)
     elif a.dtype.kind in "iu" or (a.dtype.kind == "f" and bool((np.isfinite(a) & (a == np.floor(a))).all())):
         low, high = int(a.min()), int(a.max())
     else:
         raise PlanError(f"{name}: whole numbers are wanted, not {a.reshape(-1)[:3].tolist()} of type {a.dtype}")
-    range_ = np.iinfo(kind)
-    if low < range_.min or high > range_.max:
-        raise PlanError(f"{name}: from {range_.min} to {range_.max}, not {low if low < range_.min else high}")
-    return a.astype(kind)
+    least, most = _RANGES.get(name, (np.iinfo(kind).min, np.iinfo(kind).max))
+    if low < least or high > most:
+        raise PlanError(f"{name}: from {least} to {most}, not {low if low < least else high}")
+    return a if a.dtype == kind else a.astype(kind)
+
+
+def _is_whole(value: object) -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    return isinstance(value, (int, np.integer)) or (
+        isinstance(value, (float, np.floating)) and float(value).is_integer()
+    )
 
 
 def _ascending(columns: list[npt.NDArray[Any]]) -> bool:

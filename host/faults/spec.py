@@ -68,7 +68,7 @@ def value_spec(value: Any, where: str) -> Any:
         )
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    if type(value) is np.ndarray and value.dtype.kind in "biuf":
         content: Spec = {
             "array": base64.b64encode(np.ascontiguousarray(value).tobytes()).decode(),
             "dtype": value.dtype.str,
@@ -208,13 +208,15 @@ def fields_spec(model: Any, name: str) -> Spec:
     SpecError
         If it holds something that cannot be described.
     """
-    held = dict(vars(model)) if hasattr(model, "__dict__") else {}
+    held = {
+        slot: getattr(model, slot)
+        for kind in type(model).__mro__
+        for slot in (vars(kind).get("__slots__") or ())
+        if slot not in ("__dict__", "__weakref__") and hasattr(model, slot)
+    }
+    held |= vars(model) if hasattr(model, "__dict__") else {}
     if dataclasses.is_dataclass(model):
-        fields = dataclasses.fields(model)
-        held = {field.name: getattr(model, field.name) for field in fields} | held
-        for field in fields:
-            if not field.init:
-                del held[field.name]
+        held = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)} | held
     for key in [key for key in held if isinstance(getattr(type(model), key, None), cached_property)]:
         del held[key]  # follows from the rest
     if "model" in held:
@@ -227,7 +229,7 @@ def made_of(cls: type[Any], values: dict[str, Any]) -> Any:
     taken = {field.name for field in dataclasses.fields(cls) if field.init} if dataclasses.is_dataclass(cls) else set()
     made = cls(**{key: value for key, value in values.items() if key in taken}) if taken else object.__new__(cls)
     for key, value in values.items():
-        if key not in taken:
+        if key not in taken:  # also what the class computed of the others, and may have been changed since
             object.__setattr__(made, key, value)
     return made
 

@@ -18,12 +18,12 @@ from host.store.checked import tensors_digest
 NAMES = ("a", "b")
 GOOD: dict[str, Any] = {"image": 0, "layer": 1, "site": 3, "output": 5, "step": 2, "bit": 31}
 LIMITS = {
-    "image": (-(2**63), 2**63 - 1),
-    "layer": (-(2**31), 2**31 - 1),
-    "site": (-128, 127),
-    "output": (-(2**63), 2**63 - 1),
-    "step": (-(2**31), 2**31 - 1),
-    "bit": (-128, 127),
+    "image": (-1, 2**63 - 1),
+    "layer": (0, 2**31 - 1),
+    "site": (0, 3),
+    "output": (0, 2**63 - 1),
+    "step": (0, 2**31 - 1),
+    "bit": (0, 31),
 }
 
 
@@ -33,7 +33,8 @@ LIMITS = {
     [
         0.7, -0.5, float("nan"), float("inf"), 1e300, "3", None, True, 1 + 0j, b"1", [1, 2.5], ["1", 2],
         2**63, -(2**63) - 1, 2**70, np.uint64(2**63), np.float32(0.1), np.datetime64("2020-01-01"), {}, {1},
-        [[1, 2], [3, 4]], np.zeros((1, 1), int), [[1], [2, 3]],
+        [[1, 2], [3, 4]], np.zeros((1, 1), int), [[1], [2, 3]], [0, True], np.array([True]), [1, 0.5], -7,
+        np.ma.masked_array([1, 2], [False, True]),
     ],
     ids=repr,
 )  # fmt: skip
@@ -58,6 +59,15 @@ def test_whole_numbers_of_any_type_are_taken(kind: type) -> None:
     assert FaultPlan.of(NAMES, **{name: np.array([value], kind) for name, value in GOOD.items()}) == FaultPlan.of(
         NAMES, **GOOD
     )
+
+
+def test_large_numbers_among_floats_are_not_rounded() -> None:
+    assert FaultPlan.of(NAMES, **{**GOOD, "output": [2**62 + 1, 0.0]}).output.tolist() == [0, 2**62 + 1]
+
+
+def test_a_text_is_no_list_of_layers() -> None:
+    with pytest.raises(PlanError, match="layers are names in a list, not the text 'conv1'"):
+        FaultPlan.of("conv1")
 
 
 def test_tensors_and_ranges_are_taken() -> None:
@@ -92,7 +102,7 @@ def test_a_plan_keeps_no_array_of_its_caller() -> None:
         ({"image": np.zeros((2, 2), np.int64)}, "image: one value a flip"),
         ({"image": np.zeros(2, np.int64), "output": np.zeros(3, np.int64)}, "different lengths"),
         ({"output": np.array([0.5])}, "output: whole numbers"),
-        ({"bit": np.array([300], np.int64)}, "bit: from -128 to 127, not 300"),
+        ({"bit": np.array([300], np.int64)}, "bit: from 0 to 31, not 300"),
         ({"conditions": np.frombuffer(b"{", np.uint8)}, "not conditions"),
         ({"conditions": np.frombuffer(b"[" * 100_000, np.uint8)}, "not conditions"),
         ({"conditions": np.frombuffer(b"\xff", np.uint8)}, "codec"),

@@ -203,6 +203,36 @@ def test_an_ordinary_class_is_described_by_what_it_holds() -> None:
     assert Bare().digest == Bare().digest != Ordinary(0.5).digest
 
 
+class Slotted(Bare):
+    """One that keeps its values in slots."""
+
+    __slots__ = ("rate",)
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+
+@dataclass
+class Computed(Bare):
+    """One whose last field is not given."""
+
+    rate: float
+    inner: float = field(init=False, default=1.0)
+
+
+def test_slots_and_fields_that_are_not_given_count() -> None:
+    assert Slotted(0.1).digest != Slotted(0.2).digest
+    again = Fault.from_spec(Slotted(0.2).spec())
+    assert isinstance(again, Slotted)
+    assert again.rate == 0.2
+    one, other = Computed(0.1), Computed(0.1)
+    other.inner = 2.0
+    assert one.digest != other.digest
+    made = Fault.from_spec(other.spec())
+    assert isinstance(made, Computed)
+    assert made.inner == 2.0
+
+
 def test_what_a_class_adds_to_a_model_of_ours_counts() -> None:
     class Louder(SoftErrors):
         volume = 1
@@ -239,8 +269,13 @@ def test_our_own_models_are_found_in_a_process_that_has_not_imported_them(name: 
 
 @pytest.mark.parametrize(
     ("value", "why"),
-    [(lambda: 1, "a function cannot be described"), ({1, 2}, "a set cannot"), (float("nan"), "nan cannot")],
-    ids=["function", "set", "nan"],
+    [
+        (lambda: 1, "a function cannot be described"),
+        ({1, 2}, "a set cannot"),
+        (float("nan"), "nan cannot"),
+        (np.ma.masked_array([1.0], [True]), "a MaskedArray cannot"),
+    ],
+    ids=["function", "set", "nan", "masked"],
 )
 def test_values_that_cannot_be_described_are_named(value: Any, why: str) -> None:
     with pytest.raises(SpecError, match=f"Bursts, rates: {why}"):
