@@ -86,8 +86,8 @@ def measure(
     try:
         for name in ("", *dict.fromkeys(n for choice in choices.values() for n in choice.names)):
             twin.protect([name] if name else [])
-            # Other faults than those of the choice, the same for all.
-            found[name] = evaluate(twin, test, faults=faults, seed=seed + 1)
+            # Policies choose under faults of a purpose of their own: these are others, the same for all.
+            found[name] = evaluate(twin, test, faults=faults, seed=seed)
     finally:
         twin.protect([name for name in before if name not in twin.fallback])
     alone = found.pop("")
