@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from host.store.sealed import read_sealed
 from host.studies import soft_errors
 from tests.needs import needs_data
 
@@ -34,7 +34,7 @@ def test_the_rtl_gives_the_references_table_and_counts_cycles(tmp_path: Path) ->
         assert int(row["cycles"]) > int(row["mac_cycles"]) > 0
     for stage in ("int8", "original 0.001", "CLP 0.001", "TWA 0.001 seed 1", "TWA+CLP 0.001 seed 1"):
         digests = [
-            json.loads((tmp_path / kind / "state" / f"{stage}.json").read_text())["digest"]
+            read_sealed(tmp_path / kind / "state" / f"{stage}.json")["result"]["digest"]
             for kind in ("rtl", "reference")
         ]
         assert digests[0] == digests[1], stage
@@ -46,6 +46,6 @@ def test_the_rtl_gives_the_references_table_and_counts_cycles(tmp_path: Path) ->
 def test_write_back_costs_bytes_and_changes_no_output(tmp_path: Path) -> None:
     folder = tmp_path / "rtl"
     soft_errors.run(folder, TINY)
-    off, on = (json.loads((folder / "state" / f"{name}.json").read_text()) for name in ("int8", "int8 write-back"))
+    off, on = (read_sealed(folder / "state" / f"{name}.json")["result"] for name in ("int8", "int8 write-back"))
     assert off["digest"] == on["digest"]
     assert on["report"]["bytes_written"] > 100 * off["report"]["bytes_written"] > 0
